@@ -1,0 +1,476 @@
+"""Every key of a config: its type, unit, default and one line of help.
+
+This is the only place a key is defined. `load.py` checks files and overrides against it, the JSON
+schema that editors complete from is generated from it, and `malmoi init` and `malmoi explain` print
+it. A key marked `runtime()` changes how a stage runs and never what it writes, so changing it does
+not make a finished stage run again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbBtT]?)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)[bB]?")
+
+
+def _count(value: Any) -> Any:
+    """`0.5B` → 500,000,000 (K, M, B, T are powers of a thousand)."""
+    if isinstance(value, str):
+        match = _COUNT.fullmatch(value.strip().replace("_", "").replace(",", ""))
+        if match is None:
+            raise ValueError(
+                "is not a count; write a whole number, or one with K, M, B or T (0.5B)"
+            )
+        scale = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[match[2].lower()]
+        return round(float(match[1]) * scale)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _size(value: Any) -> Any:
+    """`64MB` → 64,000,000 bytes."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip().replace("_", ""))
+        if match is None:
+            raise ValueError("is not a size; write bytes, or a number with KB, MB, GB or TB (64MB)")
+        scale = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}[match[2].lower()]
+        return round(float(match[1]) * scale)
+    return value
+
+
+class InputPath:
+    """Marks a string as a path (or glob) that load.py resolves.
+
+    A relative path in a file is taken from that file's folder, one in a `key=value` override from
+    the working directory. With `optional=True` the string may be a name instead ("llama3", a hub
+    id), and is left alone unless such a path exists.
+    """
+
+    def __init__(self, *, optional: bool = False) -> None:
+        self.optional = optional
+
+
+def runtime(default: Any, description: str, **limits: Any) -> Any:
+    """A field that changes how a stage runs but never what it writes."""
+    return Field(
+        default, description=description, json_schema_extra={"affects_output": False}, **limits
+    )
+
+
+Count = Annotated[
+    int,
+    BeforeValidator(
+        _count,
+        json_schema_input_type=int | Annotated[str, Field(pattern=r"^[0-9][0-9._,]*[kKmMbBtT]?$")],
+    ),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(
+        _size,
+        json_schema_input_type=int
+        | Annotated[str, Field(pattern=r"^[0-9][0-9._]*[kKmMgGtT]?[bB]?$")],
+    ),
+]
+PathGlob = Annotated[str, InputPath()]
+PathOrName = Annotated[str, InputPath(optional=True)]
+Auto = Literal["auto"]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A mapping of the config: unknown keys are errors, values are never changed afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+# ── dedup ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Near(Section):
+    """Near-duplicate removal: MinHash bands propose, the exact Jaccard similarity decides."""
+
+    threshold: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity at or above which a document goes"
+    )
+    shingle: int = Field(5, ge=1, le=32, description="length of a shingle, in characters")
+    permutations: int = Field(128, ge=4, le=1024, multiple_of=4, description="hashes per signature")
+    bands: int = Field(25, ge=1, description="bands of the signature; more find more pairs")
+    rows: int = Field(5, ge=1, description="hashes in a band; more rows propose fewer pairs")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Near:
+        if self.bands * self.rows > self.permutations:
+            rows = max(1, self.permutations // self.bands)
+            raise ValueError(
+                f"bands × rows = {self.bands * self.rows} is more than permutations = "
+                f"{self.permutations}; the nearest that fit: bands {self.bands} × rows {rows}, "
+                f"bands {max(1, self.permutations // self.rows)} × rows {self.rows}"
+            )
+        return self
+
+
+class Filters(Section):
+    """Limits of the quality filters; a document outside any of them goes, with that reason.
+
+    Ratios are shares of the document's prose: code, tables, markup and addresses are not judged.
+    """
+
+    min_characters: int = Field(15, ge=0, description="fewest characters, spaces not counted")
+    max_characters: Count = Field(5_000_000, ge=1, description="most characters")
+    min_hangul: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="least share of Hangul among the letters (0 for other languages)",
+    )
+    min_language: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="least share of the text the language model gives to the source's language",
+    )
+    mean_word: tuple[float, float] = Field(
+        (1.2, 20.0), description="least and most mean length of a word (eojeol), in characters"
+    )
+    max_symbols: float = Field(
+        0.30,
+        ge=0,
+        le=1,
+        description="most symbols (neither letter, digit, space nor ordinary punctuation) per character",
+    )
+    max_digits: float = Field(0.35, ge=0, le=1, description="most digits per character")
+    max_duplicate_lines: float = Field(
+        0.45, ge=0, le=1, description="most characters in lines that repeat an earlier line"
+    )
+    max_repeated_words: float = Field(
+        0.30,
+        ge=0,
+        le=1,
+        description="most characters in one sequence of three words that comes three times or more",
+    )
+    max_broken: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="most characters that are mojibake (U+FFFD, 占쏙옙, Latin-1 runs of CP949)",
+    )
+    max_spam: float = Field(
+        0.04,
+        ge=0,
+        le=1,
+        description="most characters in spam phrases, where three or more different ones occur",
+    )
+    boilerplate: bool = Field(
+        True, description="cut lines such as 무단전재 및 재배포 금지 or 공유하기 from the text"
+    )
+
+
+FilterPreset = Literal["korean_web", "english_web", "none"]
+
+SourceFormat = Literal["auto", "jsonl", "parquet", "html", "text", "warc", "chat", "parallel"]
+
+
+class Source(Section):
+    """One named input: where it lies, what form it has, and where it departs from the defaults."""
+
+    name: str = Field(
+        description="name used in mixtures, reports and ids",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+    )
+    paths: list[PathGlob] = Field(min_length=1, description="files, folders or globs (** works)")
+    format: SourceFormat = Field(
+        "auto", description="form of the files; auto goes by name, then by content"
+    )
+    language: Literal["ko", "en", "any"] = Field(
+        "ko", description="language the text should be in; any switches the language filters off"
+    )
+    encoding: str = Field(
+        "auto", description="character set; auto tries header, meta tag, UTF-8, then CP949"
+    )
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="which field holds text, id, url, title, ko, en or messages (dotted for nested ones)",
+    )
+    licence: str = Field("", description="licence of the texts; travels into the model card")
+    quality: float = Field(
+        1.0, ge=0, description="of two duplicates the one from the source of higher quality stays"
+    )
+    filters: FilterPreset | Filters | None = Field(
+        None,
+        description="filters of this source; default: dedup.filters for text, none for chat and parallel",
+    )
+    pii: Literal["mask", "drop", "keep"] | None = Field(
+        None, description="personal data of this source; default: dedup.pii"
+    )
+    near: Near | Literal["none"] | None = Field(
+        None,
+        description="none keeps near copies of this source; default: dedup.near for text, none for chat",
+    )
+
+
+class Dedup(Section):
+    """Raw web text → clean, unique documents."""
+
+    sources: list[Source] = Field(default_factory=list, description="the inputs, in order")
+    filters: FilterPreset | Filters = Field(
+        "korean_web", description="quality filters: a preset, a mapping of limits, or none"
+    )
+    pii: Literal["mask", "drop", "keep"] = Field(
+        "mask", description="personal data: mask it in place, drop the document, or keep it"
+    )
+    near: Near | Literal["none"] = Field(
+        default_factory=Near, description="near-duplicate removal, or none for exact copies only"
+    )
+    decontaminate: list[PathGlob] = Field(
+        default_factory=list,
+        description="evaluation files (JSONL, TSV, text) whose text must not be trained on",
+    )
+    heldout: float = Field(
+        0.005, ge=0, lt=1, description="share of the duplicate clusters kept for evaluation"
+    )
+    keep_removed_text: bool = Field(
+        True, description="store the text of removed documents in the audit trail"
+    )
+    shard: Size = Field(
+        "64MB", ge=1000, description="input bytes in one task, and so in one output file"
+    )  # type: ignore[assignment]
+    engine: Literal["local"] = runtime("local", "what runs the tasks: processes of this machine")
+    workers: AtLeastOne | Auto = runtime("auto", "processes; auto takes one per core")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Dedup:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"sources named twice: {', '.join(twice)}; give each its own name")
+        return self
+
+
+# ── tokenizer ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Tokenizer(Section):
+    """Documents → a Llama-3 tokenizer that knows Korean."""
+
+    base: PathOrName = Field(
+        "llama3",
+        description="tokenizer to extend: llama3 (from the extra), a folder, a file or a hub id",
+    )
+    new_tokens: Count = Field(
+        32_000, ge=0, le=1_000_000, description="Korean tokens to add; 0 writes the base unchanged"
+    )
+    algorithm: Literal["bpe"] = Field("bpe", description="bpe goes on with the base's own merges")
+    documents: list[PathGlob] = Field(
+        default_factory=list, description="a corpus of one's own; default: this run's documents"
+    )
+    balance: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="weight of a source ∝ (its size)^balance; 1 counts as it is, 0 makes all equal",
+    )
+    min_count: int = Field(2, ge=1, description="words seen fewer times are not learned from")
+    workers: AtLeastOne | Auto = runtime("auto", "processes; auto takes one per core")
+
+
+# ── pretrain ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Checkpoint(Section):
+    """When the training state is saved, and how many saves are kept."""
+
+    every_steps: int = runtime(500, "optimizer steps between two saves", ge=1)
+    keep: int = runtime(3, "newest checkpoints kept", ge=1)
+
+
+class Evaluate(Section):
+    """Bits per byte on held-out text, measured while training goes on."""
+
+    every_steps: int = Field(200, ge=1, description="optimizer steps between two evaluations")
+    sequences: int = Field(
+        32, ge=1, description="most held-out sequences per source in one evaluation"
+    )
+
+
+class Optimizer(Section):
+    """AdamW."""
+
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the two moments")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+    weight_decay: float = Field(
+        0.1, ge=0, description="decoupled weight decay; embeddings and norms have none"
+    )
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 for no limit")
+
+
+class Schedule(Section):
+    """Learning rate over a phase, as a share of the phase's lr."""
+
+    kind: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine", description="shape after the warm-up; wsd stays flat, then falls"
+    )
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the phase's steps that warm up")
+    decay: float = Field(
+        0.2, ge=0, le=1, description="share of the steps that fall at the end (wsd)"
+    )
+    final: float = Field(0.1, ge=0, le=1, description="learning rate at the end, as a share of lr")
+
+
+TrainGroup = Literal["embed", "embed.new_rows", "head", "head.new_rows", "layers", "norms"]
+
+
+class Phase(Section):
+    """One stretch of training; the optimizer is rebuilt at its start."""
+
+    name: str = Field(
+        description="name in logs and metrics", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+    )
+    objective: Literal["pretrain", "chat"] = Field(
+        "pretrain",
+        description="pretrain: loss on every token; chat: on the assistant's tokens only",
+    )
+    train: Literal["all"] | list[TrainGroup] = Field(
+        "all", description="what learns: all, or a list of parameter groups"
+    )
+    tokens: Count | None = Field(
+        None, ge=1, description="tokens to train on (0.5B); or give epochs"
+    )
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the text of the mixture's sources; or give tokens"
+    )
+    lr: float = Field(2e-5, gt=0, description="highest learning rate")
+    schedule: Schedule = Field(default_factory=Schedule, description="learning rate over the phase")
+    mixture: dict[str, float] = Field(
+        min_length=1, description="share of the sequences from each source"
+    )
+    sequence_length: int | None = Field(
+        None, ge=16, description="default: pretrain.sequence_length"
+    )
+    global_batch_tokens: Count | None = Field(
+        None, ge=16, description="default: pretrain.global_batch_tokens"
+    )
+
+    @model_validator(mode="after")
+    def _length_and_shares(self) -> Phase:
+        if (self.tokens is None) == (self.epochs is None):
+            raise ValueError("give either tokens or epochs")
+        if any(weight < 0 for weight in self.mixture.values()) or not sum(self.mixture.values()):
+            raise ValueError("mixture: every share must be 0 or more and their sum above 0")
+        if abs(sum(self.mixture.values()) - 1) > 1e-6:
+            raise ValueError(f"mixture: shares sum to {sum(self.mixture.values()):g}, not to 1")
+        return self
+
+
+class NewRows(Section):
+    """How the embedding rows of new tokens start."""
+
+    input: Literal["subtokens", "mean", "random"] = Field(
+        "subtokens",
+        description="input rows: mean of the token's base subtokens, mean of all rows, or random",
+    )
+    output: Literal["mean", "subtokens", "random"] = Field(
+        "mean", description="output rows, where the head is a matrix of its own"
+    )
+    multiple: int = Field(64, ge=1, description="rows are padded to a multiple of this")
+
+
+class Pretrain(Section):
+    """Documents + tokenizer + base model → checkpoint."""
+
+    base: PathOrName | dict[str, Any] = Field(
+        description="model to continue from: a folder, a hub id, or Hugging Face config fields for random weights"
+    )
+    documents: list[PathGlob] = Field(
+        default_factory=list, description="a corpus of one's own; default: this run's documents"
+    )
+    tokenizer: PathOrName | None = Field(
+        None, description="a tokenizer of one's own; default: this run's"
+    )
+    sequence_length: int = Field(512, ge=16, description="tokens in a training sequence")
+    global_batch_tokens: Count = Field(8192, ge=16, description="tokens in one optimizer step")  # type: ignore[assignment]
+    micro_batch: int = runtime(1, "sequences one process takes through the model at a time", ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = runtime(
+        2, "what ZeRO shards: 1 optimizer, 2 + gradients, 3 + weights"
+    )
+    processes: AtLeastOne | Auto = runtime(
+        "auto", "ranks on this machine; auto: one per GPU, 1 without"
+    )
+    threads: AtLeastOne | Auto = runtime("auto", "CPU threads per rank; auto divides the cores")
+    dtype: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="type of weights and activations; auto: bf16 where the device has it"
+    )
+    loss: Literal["auto", "logits", "chunked"] = runtime(
+        "auto", "chunked never holds all logits (less memory); auto decides by device and dtype"
+    )
+    activation_checkpointing: bool = runtime(False, "recompute activations in the backward pass")
+    max_restarts: int = runtime(3, "restarts of failed ranks before the run gives up", ge=0)
+    new_rows: NewRows = Field(default_factory=NewRows, description="start of the new tokens' rows")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="AdamW")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="saves")
+    evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out bits per byte")
+    phases: list[Phase] = Field(min_length=1, description="the whole training, in order")
+
+
+# ── chat, tracking, the whole ───────────────────────────────────────────────────────────────────
+
+
+class Chat(Section):
+    """How the model answers at the end of `malmoi run`, and by default in `malmoi chat`."""
+
+    system: str = Field("", description="system prompt; empty for none")
+    prompts: list[str] = Field(
+        default_factory=list,
+        description="answered when a run ends, by a new process that loads the model",
+    )
+    max_new_tokens: int = Field(256, ge=1, description="longest reply, in tokens")
+    temperature: float = Field(0.7, ge=0, description="0 takes the likeliest token")
+    top_p: float = Field(
+        0.9, gt=0, le=1, description="nucleus: smallest set of tokens of this probability"
+    )
+
+
+class Tracking(Section):
+    """MLflow: a mirror of metrics.jsonl and lineage.json, which are the truth."""
+
+    mlflow: bool = Field(
+        True,
+        description="mirror the run into MLflow (run folder's mlflow.db, or MLFLOW_TRACKING_URI)",
+    )
+    experiment: str = Field("malmoi", description="MLflow experiment")
+
+
+class Config(Section):
+    """A whole run: from raw text to a model that answers."""
+
+    schema_version: Literal[1] = Field(1, description="version of this format")
+    name: str = Field(description="name of the run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    dir: str | None = runtime(None, "run folder; default: runs/<name> in the working directory")
+    seed: int = Field(17, ge=0, lt=2**63, description="seed of everything random")
+    dedup: Dedup | None = Field(None, description="raw text → clean, unique documents")
+    tokenizer: Tokenizer | None = Field(None, description="documents → extended tokenizer")
+    pretrain: Pretrain | None = Field(None, description="documents + tokenizer → checkpoint")
+    chat: Chat = runtime(Chat(), "how the model answers")
+    tracking: Tracking = runtime(Tracking(), "MLflow")
+
+    @model_validator(mode="after")
+    def _mixtures_name_sources(self) -> Config:
+        if self.pretrain and self.dedup and self.dedup.sources and not self.pretrain.documents:
+            wrong: list[str] = []
+            known = {source.name for source in self.dedup.sources}
+            for index, phase in enumerate(self.pretrain.phases):
+                wrong += [
+                    f"pretrain.phases.{index}.mixture.{name}: no source has this name; "
+                    f"dedup.sources has {', '.join(sorted(known))}"
+                    for name in sorted(set(phase.mixture) - known)
+                ]
+            if wrong:
+                raise ValueError("\n".join(wrong))
+        return self
