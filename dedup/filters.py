@@ -1,0 +1,223 @@
+"""Quality rules: a text is kept, or goes with a reason; and the quality score of what stays.
+
+In: normalised texts, the limits (`configs.schema.Filters`) and the language of the source. Out: a
+`Judgement`. The order of the rules is the order of `REASONS`; the first that a text breaks is its
+reason, so counts by reason add up.
+
+Only prose is judged. Technical writing is half code, tables and English names: a Hangul ratio over
+the whole text drops 57 % of Korean documentation. `prose` cuts front matter, code (fenced, inline,
+indented, and lines that read like code), tables, markup and addresses first, and a text of which too
+little is left to judge is not judged by ratios at all.
+
+`quality` (0..1, two decimals) decides between duplicates which copy stays. It is the mean of four
+parts, each 0..1: length (40 characters → 0, 4,000 → 1, on a log scale), lines that end as sentences
+do, freedom from repetition, freedom from symbols, digits, stray jamo and broken characters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from configs.schema import Dedup, Filters, Near, Source
+from dedup.boilerplate import cut_boilerplate
+from dedup.language import language_share
+from dedup.measures import Measures, measure
+from dedup.mojibake import broken_characters
+from dedup.spam import possible, spam
+
+REASONS = (
+    "too_short", "too_long", "mojibake", "wrong_language", "little_hangul", "symbols", "digits",
+    "word_length", "duplicate_lines", "repeated_words", "spam",
+)  # fmt: skip
+
+SPAM_PHRASES = 3
+"""So many different phrases must come together before their density counts."""
+
+ENOUGH = 30
+"""Letters of prose below which ratios say nothing, and only length, mojibake and spam are judged."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """reasons: None for a text that stays. quality: float32 [texts]. texts: boilerplate cut."""
+
+    reasons: list[str | None]
+    quality: NDArray[np.float32]
+    texts: pa.Array
+
+
+# ── which rules a source is under ───────────────────────────────────────────────────────────────
+
+
+def preset(name: str) -> Filters | None:
+    """The limits of a preset by name; None for "none". Raises KeyError for another name."""
+    return {
+        "korean_web": Filters(),
+        "english_web": Filters(min_hangul=0, min_language=0.6, mean_word=(2.5, 12.0)),
+        "none": None,
+    }[name]
+
+
+def _kind(source: Source) -> str:
+    return source.format if source.format in ("chat", "parallel") else "text"
+
+
+def limits_for(source: Source, dedup: Dedup, kind: str | None = None) -> Filters | None:
+    """The limits a source's documents are under, None for no filtering.
+
+    `kind`: the documents' own, where a format of `auto` turned out to be chat or parallel. Without
+    a word in the source, text is under dedup.filters (English under english_web where that says
+    korean_web) and other kinds are not filtered.
+    """
+    if source.filters is not None:
+        return source.filters if isinstance(source.filters, Filters) else preset(source.filters)
+    if (kind or _kind(source)) != "text":
+        return None
+    if isinstance(dedup.filters, Filters):
+        return dedup.filters
+    if dedup.filters == "korean_web" and source.language == "en":
+        return preset("english_web")
+    return preset(dedup.filters)
+
+
+def pii_for(source: Source, dedup: Dedup) -> str:
+    """What happens to personal data of this source: "mask", "drop" or "keep"."""
+    return source.pii or dedup.pii
+
+
+def near_for(source: Source, dedup: Dedup, kind: str | None = None) -> Near | None:
+    """How near copies of this source are found, None where they stay (dialogues, by default)."""
+    chosen = source.near
+    if chosen is None:
+        chosen = "none" if (kind or _kind(source)) == "chat" else dedup.near
+    return chosen if isinstance(chosen, Near) else None
+
+
+# ── prose ───────────────────────────────────────────────────────────────────────────────────────
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---(?:\n|\Z)", re.DOTALL)
+_FENCED = re.compile(r"^[ \t>]*(```|~~~).*?(?:^[ \t>]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_LINES = re.compile(
+    r"""(?mx)
+      ^\ *\|.*$                                              # a row of a table
+    | ^(?:\ {4}|\t)[^가-힣\n]*$                              # indented, no Hangul: code
+    | ^[^가-힣\n]*(?:[;{}\\]|[=(,]|->|=>|\)\ *\{?|</?\w+>)\ *$  # ends as code does
+    | ^\ *(?:[-=*_~^"'`+:.\#]{3,}.{0,2}|:::.*)$              # rules, underlines, directives
+    | ^\ *(?:\$|>>>|\.\.\.|\#!|//|/\*|\*/|import\ |from\ \w+\ import|\#include|using\ |public\ |private\ |def\ |class\ |return\ |var\ |let\ |const\ )[^가-힣\n]*$
+    """
+)
+_LINE_MARKS = (
+    "    ",
+    "\t",
+    "|",
+    ";",
+    "(",
+    "{",
+    "=",
+    "---",
+    "***",
+    ":::",
+    ">>>",
+    "import ",
+    "#",
+    '"""',
+)
+_INLINE = (
+    ("`", re.compile(r"`[^`\n]{1,200}`")),
+    ("](", re.compile(r"\]\([^)\n]{0,400}\)")),  # where a link goes
+    ("://", re.compile(r"(?:http|ftp)s?://[^\s가-힣<>()\"']+")),
+    ("<", re.compile(r"</?[A-Za-z!][^<>\n]{0,400}>")),
+    ("[!", re.compile(r"\[![A-Za-z]+\s*\[[^\]\n]*\][^\]\n]*\]")),  # Microsoft's includes
+)
+
+
+def prose(text: str) -> str:
+    """The text without what is not written to be read aloud: code, tables, markup, addresses."""
+    if text.startswith("---\n"):
+        text = _FRONT_MATTER.sub("", text, count=1)
+    if "```" in text or "~~~" in text:
+        text = _FENCED.sub("", text)
+    if any(mark in text for mark in _LINE_MARKS):
+        text = _LINES.sub("", text)
+    for mark, pattern in _INLINE:
+        if mark in text:
+            text = pattern.sub(" ", text)
+    return text
+
+
+# ── judging ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
+    """Judge normalised texts (string or large_string, no nulls) of a source in `language`.
+
+    language "ko", "en" or "any"; the Hangul rule is for "ko", the language rules not for "any".
+    """
+    strings: list[str] = texts.to_pylist()
+    if limits.boilerplate:
+        strings = [cut_boilerplate(text) for text in strings]
+        texts = pa.array(strings, pa.large_string())
+    judged = [prose(text) for text in strings]
+    written = pa.array(judged, pa.large_string())
+    whole = measure(texts)
+    counted = measure(written)
+    share = language_share(written, language, counted)
+    characters = np.maximum(counted.characters, 1)
+    broken = np.array(
+        [
+            broken_characters(text, bool(replaced), int(high), int(hanja))
+            for text, replaced, high, hanja in zip(
+                judged, counted.replaced, counted.high_latin, counted.hanja, strict=True
+            )
+        ],
+        np.float64,
+    ).reshape(len(strings))
+    spammed = np.zeros(len(strings))
+    # A phrase is ten characters at most: fewer possible starts than this cannot fill the share.
+    for row in np.flatnonzero(possible(written) * 10 > limits.max_spam * characters).tolist():
+        phrases, filled = spam(judged[row])
+        if phrases >= SPAM_PHRASES:
+            spammed[row] = filled / characters[row]
+    enough = counted.letters >= ENOUGH
+    mean_word = counted.word_characters / np.maximum(counted.words, 1)
+    hangul = (counted.hangul + counted.jamo) / np.maximum(counted.letters, 1)
+    nothing = np.zeros(len(strings), bool)
+    breaks = {
+        "too_short": whole.characters < limits.min_characters,
+        "too_long": whole.characters > limits.max_characters,
+        "mojibake": broken > limits.max_broken * characters,
+        "wrong_language": nothing if language == "any" else enough & (share < limits.min_language),
+        "little_hangul": enough & (hangul < limits.min_hangul) if language == "ko" else nothing,
+        "symbols": enough & (counted.symbols > limits.max_symbols * characters),
+        "digits": enough & (counted.digits > limits.max_digits * characters),
+        "word_length": enough
+        & ((mean_word < limits.mean_word[0]) | (mean_word > limits.mean_word[1])),
+        "duplicate_lines": enough
+        & (counted.duplicate_lines > limits.max_duplicate_lines * characters),
+        "repeated_words": enough
+        & (counted.repeated_words > limits.max_repeated_words * characters),
+        "spam": spammed > limits.max_spam,
+    }
+    table = np.stack([breaks[reason] for reason in REASONS])
+    first = np.where(table.any(axis=0), table.argmax(axis=0), -1)
+    reasons = [REASONS[at] if at >= 0 else None for at in first.tolist()]
+    return Judgement(reasons, _quality(whole, counted, broken), texts)
+
+
+def _quality(
+    whole: Measures, counted: Measures, broken: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    characters = np.maximum(counted.characters, 1)
+    length = np.clip(np.log10(np.maximum(whole.characters, 1) / 40) / 2, 0, 1)
+    sentences = counted.sentence_lines / np.maximum(counted.lines, 1)
+    repetition = (counted.duplicate_lines + counted.repeated_words) / characters
+    noise = (counted.symbols + counted.digits / 2 + counted.jamo + 20 * broken) / characters
+    score = (
+        length + sentences + np.clip(1 - 2 * repetition, 0, 1) + np.clip(1 - 3 * noise, 0, 1)
+    ) / 4
+    return np.round(score, 2).astype(np.float32)

@@ -1,0 +1,201 @@
+"""The last pass over a task: work file + outcome → documents, removed and failed files.
+
+In: what the first pass left and what the second decided, row by row. Out, by atomic rename:
+documents/<task>.parquet, removed/<task>.parquet, failed/<task>.jsonl (each only where there is
+something to hold) and <task>.published.json in the work folder, which says that this is done.
+
+The decision: one output file per task, so the work is as parallel as the reading was, the order of
+documents is that of the input, and a killed run repeats one file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.files import atomic, write_json
+from configs.schema import Dedup
+from dedup.clean import EXAMPLE_CHARACTERS, EXAMPLES, read_work
+from dedup.documents import REMOVED_SCHEMA, SCHEMA, as_batch, parquet_writer, split_of
+from dedup.executor import Tell
+from dedup.read import Task
+
+_ROWS = 8_192
+_BYTES = 16_000_000  # of a row group before compression, whichever comes first
+
+REASONS = {"exact": "same text", "near": "near copy"}
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """One task and where its output goes. renamed: {record: id} of ids that occurred before."""
+
+    task: Task
+    dedup: Dedup
+    work: Path
+    out: Path
+    renamed: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.out / 'documents' / f'{self.task.index:05}.parquet'}"
+
+
+@dataclass
+class Published:
+    """What a task put out, as its mark has it."""
+
+    documents: int = 0
+    heldout: int = 0
+    bytes_out: int = 0
+    characters_out: int = 0
+    removed: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def published_mark(work: Path, index: int) -> Path:
+    """The file whose presence says that a task's output is whole."""
+    return work / f"{index:05}.published.json"
+
+
+def publish_task(item: Publishing, tell: Tell) -> Published:
+    """Write the output of one task; `tell` hears the documents it has looked at."""
+    done = Published()
+    name = f"{item.task.index:05}"
+    failed = item.work / f"{name}.failed.jsonl"
+    if failed.exists():
+        with atomic(item.out / "failed" / f"{name}.jsonl") as temporary:
+            shutil.copyfile(failed, temporary)
+    with ExitStack() as files:
+        documents = _Rows(files, item.out / "documents" / f"{name}.parquet", SCHEMA)
+        removed = _Rows(files, item.out / "removed" / f"{name}.parquet", REMOVED_SCHEMA)
+        with pq.ParquetFile(item.work / f"{name}.removed.parquet") as file:
+            for batch in file.iter_batches(use_threads=False):
+                removed.add(_renamed(batch, item.renamed))
+        for batch, outcome in _beside(item):
+            stays = pc.is_null(outcome["step"])
+            documents.add(_documents(item, batch.filter(stays), outcome.filter(stays), done))
+            gone = pc.invert(stays)
+            removed.add(_duplicates(item, batch.filter(gone), outcome.filter(gone), done))
+            tell(batch.num_rows)
+        documents.close()
+        removed.close()
+    write_json(published_mark(item.work, item.task.index), asdict(done))
+    return done
+
+
+class _Rows:
+    """A Parquet file in row groups of a steady size; not there at all without a row."""
+
+    def __init__(self, files: ExitStack, path: Path, schema: pa.Schema) -> None:
+        self._open: Callable[[], pq.ParquetWriter] = lambda: files.enter_context(
+            parquet_writer(path, schema)
+        )
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.RecordBatch] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        self._waiting.append(batch)
+        rows = sum(waiting.num_rows for waiting in self._waiting)
+        if rows >= _ROWS or sum(waiting.nbytes for waiting in self._waiting) >= _BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits; the file itself is closed by the stack it was opened on."""
+        if self._waiting:
+            self._writer = self._writer or self._open()
+            self._writer.write_table(pa.Table.from_batches(self._waiting), row_group_size=2**30)
+            self._waiting = []
+
+
+def _beside(item: Publishing) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """The work file's batches with the outcome's rows of the same documents."""
+    path = item.work / f"{item.task.index:05}.outcome.parquet"
+    outcomes = pq.read_table(path, use_threads=False).combine_chunks()
+    columns = ["id", "kind", "text", "segments", "url", "meta", "quality", "characters"]
+    row = 0
+    for batch in read_work(item.work, item.task.index, columns):
+        part = outcomes.slice(row, batch.num_rows).combine_chunks()
+        yield batch, part.to_batches()[0]
+        row += batch.num_rows
+
+
+def _renamed(batch: pa.RecordBatch, renamed: dict[str, str]) -> pa.RecordBatch:
+    """Rows of the first pass's audit trail, under the ids they have now."""
+    columns: dict[str, Any] = {name: batch[name] for name in REMOVED_SCHEMA.names}
+    if renamed:
+        pairs = zip(batch["record"].to_pylist(), batch["id"].to_pylist(), strict=True)
+        columns["id"] = [renamed.get(str(record), name) for record, name in pairs]
+    return as_batch(columns, REMOVED_SCHEMA)
+
+
+def _documents(
+    item: Publishing, batch: pa.RecordBatch, outcome: pa.RecordBatch, done: Published
+) -> pa.RecordBatch:
+    source = item.dedup.sources[item.task.source]
+    rows = batch.num_rows
+    split = [split_of(name, item.dedup.heldout) for name in outcome["id"].to_pylist()]
+    done.documents += rows
+    done.heldout += split.count("heldout")
+    done.characters_out += pc.sum(batch["characters"]).as_py() or 0
+    done.bytes_out += pc.sum(pc.binary_length(batch["text"])).as_py() or 0
+    return as_batch(
+        {
+            **{
+                name: batch[name] for name in ("kind", "text", "segments", "url", "quality", "meta")
+            },
+            "id": outcome["id"],
+            "source": [source.name] * rows,
+            "language": [None if source.language == "any" else source.language] * rows,
+            "split": split,
+            "cluster_id": outcome["id"],
+            "cluster_size": outcome["cluster_size"],
+            "licence": [source.licence or None] * rows,
+        },
+        SCHEMA,
+    )
+
+
+def _duplicates(
+    item: Publishing, batch: pa.RecordBatch, outcome: pa.RecordBatch, done: Published
+) -> pa.RecordBatch:
+    source = item.dedup.sources[item.task.source].name
+    steps = outcome["step"].to_pylist()
+    for step, count in Counter(steps).items():
+        key = f"{step}/{REASONS[step]}"
+        done.removed[key] = done.removed.get(key, 0) + count
+        shown = done.examples.setdefault(key, [])
+        for row in (row for row, other in enumerate(steps) if other == step):
+            if len(shown) == EXAMPLES:
+                break
+            shown.append(
+                {
+                    "id": outcome["id"][row].as_py(),
+                    "kept_id": outcome["kept_id"][row].as_py(),
+                    "similarity": outcome["similarity"][row].as_py(),
+                    "text": batch["text"][row].as_py()[:EXAMPLE_CHARACTERS],
+                }
+            )
+    rows = batch.num_rows
+    return as_batch(
+        {
+            "id": outcome["id"],
+            "source": [source] * rows,
+            "step": outcome["step"],
+            "reason": [REASONS[step] for step in steps],
+            "kept_id": outcome["kept_id"],
+            "similarity": outcome["similarity"],
+            "text": batch["text"] if item.dedup.keep_removed_text else [None] * rows,
+        },
+        REMOVED_SCHEMA,
+    )
