@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from small_run import malmoi, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,3 +27,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real text of {folder}, which is not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def river(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder with river.yaml and its finished run/, and what the command printed."""
+    folder = tmp_path_factory.mktemp("river")
+    done = malmoi("run", str(write_config(folder)))
+    assert done.returncode == 0, done.stderr
+    return folder, done

@@ -1,0 +1,1 @@
+"""Everything that wraps a stage: command line, run folder, lineage, tracking, report, chat."""

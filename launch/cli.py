@@ -1,0 +1,244 @@
+"""The command line: `malmoi …`. Words, exit statuses and messages here are a contract.
+
+Nothing heavy is imported at the top: `malmoi --help` and a mistake answer before torch would have
+loaded. Exit status: 0 done; 2 the person's mistake, one `error: …` line each; 75 stopped on request
+and resumable by the same command; 130 Ctrl-C, resumable too; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from configs.errors import InputError, Stopped, is_no_space, no_space
+
+# typer carries its own copy of click since 0.27; this is the right class either way
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="malmoi",
+    help="From raw Korean web text to a Llama-3 model you can talk to.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="a YAML file, or the name of a bundled recipe")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]…", help="dotted keys, e.g. dedup.near.threshold=0.7"),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run and why, and stop")]
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="where to put it")] = Path(),
+) -> None:
+    """Write a commented config to start from."""
+    from configs.explain import init_text
+
+    path = folder / "malmoi.yaml"
+    if path.exists():
+        raise InputError(f"{path}: is there already; move it away, or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder.resolve().name
+    path.write_text(init_text(name), encoding="utf-8")
+    print(f"wrote {path}: put your text where `paths` says, then\n  malmoi run {path} --dry-run")
+
+
+@app.command()
+def run(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """All stages in order; what is finished and unchanged is skipped."""
+    _stages(config, overrides, None, dry_run=dry_run)
+
+
+@app.command()
+def dedup(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Raw web text → clean, unique documents."""
+    _stages(config, overrides, "dedup", dry_run=dry_run)
+
+
+@app.command()
+def tokenizer(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Documents → a Llama-3 tokenizer that knows Korean."""
+    _stages(config, overrides, "tokenizer", dry_run=dry_run)
+
+
+@app.command()
+def pretrain(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Documents + tokenizer + base model → checkpoint."""
+    _stages(config, overrides, "pretrain", dry_run=dry_run)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder")],
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CONFIG]", help="whose held-out documents; default: the model's run"
+        ),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Bits per byte on held-out text, by source and language."""
+    from launch.evaluation import evaluate as measure
+
+    measure(model, config, overrides or [])
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder")],
+    message: Annotated[str | None, typer.Option(help="one reply on stdout, then exit")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="OpenAI-compatible server, page at /")
+    ] = False,
+    host: Annotated[str, typer.Option(help="address to bind (--serve)")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to bind (--serve)", min=0, max=65535)] = 8000,
+    api_key: Annotated[str | None, typer.Option(help="key clients must send (--serve)")] = None,
+    system: Annotated[str | None, typer.Option(help="system prompt")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="longest reply, in tokens", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", min=0)] = 0.7,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling", min=0, max=1)] = 0.9,
+    seed: Annotated[int | None, typer.Option(help="same seed, same reply")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; default: all cores", min=1)
+    ] = None,
+) -> None:
+    """Talk to a model: in the terminal, by one message, or as a server."""
+    from launch.model_folder import check
+
+    check(model)
+    if serve:
+        from launch.chat.listener import bind
+
+        listener = bind(host, port, api_key=api_key)
+        from launch.chat.engine import Engine
+        from launch.chat.server import serve as serve_forever
+
+        serve_forever(Engine(model, threads=threads), host, port, api_key, listener=listener)
+        return
+    from launch.chat.engine import Engine
+
+    engine = Engine(model, threads=threads)
+    from launch.chat.terminal import one_reply, talk
+
+    if message is not None:
+        one_reply(
+            engine,
+            message,
+            system=system,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
+    else:
+        talk(
+            engine,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
+
+
+@app.command()
+def why(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    document: Annotated[str, typer.Argument(metavar="ID", help="a document's id")],
+) -> None:
+    """Why a document went: step, reason, and the kept one beside it."""
+    from launch.why import explain_removal
+
+    print(explain_removal(folder, document))
+
+
+@app.command()
+def explain(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="a dotted config key")],
+) -> None:
+    """Meaning, unit, default and limits of a config key."""
+    from configs.explain import explain as describe
+
+    print(describe(key))
+
+
+def _stages(source: str, overrides: list[str] | None, only: str | None, *, dry_run: bool) -> None:
+    from configs.load import load, run_folder
+
+    config = load(source, overrides or [])
+    folder = run_folder(config)
+    from launch.pipeline import run_command
+
+    run_command(config, folder, source, only, dry_run=dry_run)
+
+
+def _on_sigterm(number: int, frame: object) -> NoReturn:
+    raise Stopped
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the contract's status."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        status = app(prog_name="malmoi", standalone_mode=False) or 0
+        if status == 130:  # typer turns Ctrl-C into this status by itself
+            raise KeyboardInterrupt
+    except InputError as error:
+        status = _mistakes(error.lines)
+    except typer.Exit as error:
+        status = error.exit_code
+    except ClickException as error:
+        status = _usage(error)
+    except Stopped:
+        print(f"stopped; go on with: {_again()}", file=sys.stderr)
+        status = 75
+    except (KeyboardInterrupt, typer.Abort):
+        print(f"\nstopped by Ctrl-C; go on with: {_again()}", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 1
+    except OSError as error:
+        if not is_no_space(error):
+            raise
+        status = _mistakes([no_space(error, Path.cwd())])
+    sys.exit(status)
+
+
+def _usage(error: Any) -> int:
+    """A mistake on the command line itself; a bare `malmoi` is a question and gets the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 0
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "malmoi"
+    return _mistakes([f"{error.format_message()} (see {command} --help)"])
+
+
+def _mistakes(lines: list[str] | tuple[str, ...]) -> int:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _again() -> str:
+    import shlex
+
+    return shlex.join(["malmoi", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Where ranks are started: this machine now; hosts, Slurm and Kubernetes beside it later."""

@@ -1,0 +1,151 @@
+"""What a person sees while a stage runs: a bar on a terminal, a plain line every few seconds elsewhere.
+
+`Console.log` is the `log` that stages are given. Figures go to stderr, so that stdout holds only
+what a command was asked for and can be piped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from configs.progress import Progress
+
+PLAIN_EVERY = 5.0  # seconds between two plain lines of one step
+
+
+class Console:
+    """Draws `Progress` reports. Use as a context manager, so that a bar is always closed."""
+
+    def __init__(self, *, interactive: bool | None = None) -> None:
+        self.interactive = sys.stderr.isatty() if interactive is None else interactive
+        self._bars: Any = None
+        self._tasks: dict[tuple[str, str], Any] = {}
+        self._started: dict[tuple[str, str], float] = {}
+        self._said: dict[tuple[str, str], float] = {}
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bars of a stage."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        self._tasks.clear()
+        self._started.clear()
+        self._said.clear()
+
+    def say(self, line: str = "") -> None:
+        """Print a line above the bars."""
+        if self._bars is not None:
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def log(self, progress: Progress) -> None:
+        """Take one report; cheap when called often."""
+        key = (progress.stage, progress.step)
+        now = time.monotonic()
+        self._started.setdefault(key, now)
+        if self.interactive:
+            self._draw(key, progress)
+        elif (
+            now - self._said.get(key, self._started[key] - PLAIN_EVERY) >= PLAIN_EVERY
+            or (progress.total is not None and progress.done >= progress.total)
+        ) and self._said.get(key) != float("inf"):
+            finished = progress.total is not None and progress.done >= progress.total
+            self._said[key] = float("inf") if finished else now
+            self.say(self._plain(progress, now - self._started[key]))
+
+    def _plain(self, progress: Progress, seconds: float) -> str:
+        parts = [f"  {progress.stage} · {progress.step}"]
+        if progress.total:
+            parts.append(
+                f"{amount(progress.done)} / {amount(progress.total)} {progress.unit}".rstrip()
+            )
+            parts.append(f"{100 * progress.done / progress.total:.0f} %")
+        elif progress.done:
+            parts.append(f"{amount(progress.done)} {progress.unit}".rstrip())
+        if seconds > 1 and progress.done:
+            parts.append(
+                f"{amount(progress.done / seconds)} {progress.unit}/s".replace(" /s", "/s")
+            )
+            if progress.total and progress.done < progress.total:
+                left = seconds * (progress.total - progress.done) / progress.done
+                parts.append(f"{duration(left)} left")
+        if progress.message:
+            parts.append(progress.message)
+        return "  ".join(parts)
+
+    def _draw(self, key: tuple[str, str], progress: Progress) -> None:
+        if self._bars is None:
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[message]}"),
+                console=RichConsole(stderr=True),
+            )
+            self._bars.start()
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(
+                f"{progress.stage} · {progress.step}", total=progress.total, rate="", message=""
+            )
+        seconds = time.monotonic() - self._started[key]
+        rate = f"{amount(progress.done / seconds)} {progress.unit}/s" if seconds > 0.5 else ""
+        self._bars.update(
+            self._tasks[key],
+            completed=progress.done,
+            total=progress.total,
+            rate=rate,
+            message=progress.message,
+        )
+
+
+def amount(value: float) -> str:
+    """1234567 → "1.23 M"; small whole numbers stay whole."""
+    for scale, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if abs(value) >= scale:
+            return f"{value / scale:.2f}{letter}"
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """75 → "1 min 15 s"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A plain table with aligned columns; Hangul counts two cells."""
+    from rich.cells import cell_len
+
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(cell_len(line[i]) for line in lines) for i in range(len(header))]
+
+    def render(line: Sequence[str]) -> str:
+        cells = (
+            text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)
+        )
+        return "  " + "  ".join(cells).rstrip()
+
+    rule = "  " + "  ".join("─" * width for width in widths)
+    return "\n".join([render(lines[0]), rule, *(render(line) for line in lines[1:])])

@@ -1,0 +1,175 @@
+"""`malmoi run` and its single stages as a person meets them: what will run, the bars, the table at
+the end, one reply by a new process, the page, and the commands to try next.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from configs.errors import InputError
+from configs.files import read_json, write_json
+from configs.schema import Config
+from launch.console import Console, amount, duration, table
+from launch.run import configured, dry_run, reports, run_stages
+from launch.section_training import TOY
+
+
+def run_command(
+    config: Config, folder: Path, source: str, only: str | None, *, dry_run: bool
+) -> None:
+    """Run a config's stages, or `only` one, and print what was made, where, and what to do next."""
+    stages = configured(config)
+    if not stages:
+        raise InputError(f"{source}: has no stage; give it dedup, tokenizer or pretrain")
+    if only is not None and only not in stages:
+        raise InputError(f"{source}: has no {only} section; `malmoi explain {only}` tells its keys")
+    if dry_run:
+        _say_plan(config, folder, only)
+        return
+    with Console() as console:
+        console.say(f"{config.name} → {folder}")
+        run_stages(config, folder, [only] if only else stages, console)
+        if only is None and config.chat.prompts and (folder / "model" / "config.json").exists():
+            _reply(config, folder, console)
+        from launch.report import write
+
+        page = write(folder)
+    print(_summary(folder))
+    for line in _replies(folder):
+        print(line)
+    print(f"report   {page}")
+    print("next")
+    for command in _next(config, folder, source, only):
+        print(f"  {command}")
+
+
+def _say_plan(config: Config, folder: Path, only: str | None) -> None:
+    print(f"{config.name} → {folder} (dry run: nothing is written)")
+    for line in dry_run(config, folder):
+        if only is None or line.startswith(f"{only}:"):
+            print(f"  {line}")
+
+
+def _reply(config: Config, folder: Path, console: Console) -> None:
+    """Answer the config's prompts with a process that knows nothing but the model folder."""
+    answers = []
+    for prompt in config.chat.prompts:
+        command = [
+            sys.executable, "-m", "launch.cli", "chat", str(folder / "model"),
+            "--message", prompt,
+            "--max-new-tokens", str(config.chat.max_new_tokens),
+            "--temperature", str(config.chat.temperature),
+            "--top-p", str(config.chat.top_p),
+            "--seed", str(config.seed),
+        ]  # fmt: skip
+        if config.chat.system:
+            command += ["--system", config.chat.system]
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        if done.returncode != 0:
+            console.say(f"    the model did not answer: {done.stderr.strip()[-400:]}")
+            continue
+        answers.append({"prompt": prompt, "reply": done.stdout.strip()})
+    write_json(folder / "replies.json", answers)
+
+
+def _replies(folder: Path) -> list[str]:
+    path = folder / "replies.json"
+    if not path.is_file():
+        return []
+    parameters = (reports(folder).get("pretrain") or {}).get("parameters", 0)
+    lines = []
+    if parameters < TOY:
+        lines.append(
+            f"a toy model of {parameters / 1e6:.1f} M parameters answers (it has seen little):"
+        )
+    for answer in read_json(path):
+        lines += [f"  you    {answer['prompt']}", f"  model  {answer['reply']}"]
+    return [*lines, ""] if lines else []
+
+
+def _summary(folder: Path) -> str:
+    """The table of the stages."""
+    done = reports(folder)
+    seconds: dict[str, Any] = read_json(folder / "lineage.json")["stages"]
+    rows = []
+
+    def row(stage: str, *cells: str) -> None:
+        rows.append([stage, *cells, duration(seconds.get(stage, {}).get("seconds", 0))])
+
+    if report := done.get("dedup"):
+        gone = ", ".join(f"{step} {n:,}" for step, n in report["removed"].items() if n)
+        failed = report["documents_failed"]
+        row(
+            "dedup",
+            f"{report['documents_in']:,} documents",
+            f"{report['documents_out']:,} documents",
+            f"removed: {gone or 'none'}" + (f"; unreadable {failed:,}" if failed else ""),
+        )
+    if report := done.get("tokenizer"):
+        row(
+            "tokenizer",
+            f"{report['base_vocab_size']:,} tokens",
+            f"{report['vocab_size']:,} tokens",
+            f"{100 * report['tokens_saved']:.1f} % fewer tokens on held-out Korean words",
+        )
+    if report := done.get("pretrain"):
+        first, last = report["phases"][0]["loss_first"], report["phases"][-1]["loss_last"]
+        before, after = (report["bits_per_byte"].get(when, {}) for when in ("before", "after"))
+        bits = "; ".join(
+            f"{name} {before[name]:.2f} → {after[name]:.2f}"
+            for name in ("ko", "en")
+            if name in before and name in after
+        )
+        row(
+            "pretrain",
+            f"loss {first:.2f}",
+            f"loss {last:.2f}",
+            f"{amount(report['tokens'])} tokens; bits per byte {bits or '–'}",
+        )
+    if not rows:
+        return ""
+    return "\n" + table(["stage", "before", "after", "what happened", "time"], rows) + "\n"
+
+
+def _next(config: Config, folder: Path, source: str, only: str | None) -> list[str]:
+    if (folder / "model" / "config.json").exists():
+        return [
+            f"malmoi chat {folder / 'model'}",
+            f"malmoi chat {folder / 'model'} --serve          # http://127.0.0.1:8000",
+            _why(folder) or f"malmoi evaluate {folder / 'model'}",
+        ]
+    stages = configured(config)
+    following = stages[stages.index(only) + 1 :] if only in stages else []
+    return (
+        [f"malmoi {following[0]} {source}"] if following else [_why(folder) or "malmoi init my-run"]
+    )
+
+
+def _why(folder: Path) -> str | None:
+    """A `malmoi why` command for a document that really went."""
+    files = sorted((folder / "dedup" / "removed").glob("*.parquet"))
+    if not files:
+        return None
+    import shlex
+
+    import pyarrow.parquet as parquet
+
+    for path in files:
+        rows = parquet.read_table(path, columns=["id", "step"]).to_pylist()
+        rows.sort(key=lambda row: row["step"] != "near")
+        if rows:
+            return shlex.join(["malmoi", "why", str(folder), rows[0]["id"]])
+    return None

@@ -1,0 +1,313 @@
+"""Stages in order; what is finished and unchanged is skipped.
+
+A stage runs when lineage.json does not say that it finished with these very keys and inputs. If an
+earlier result is there that other keys or inputs made, it is set aside by rename
+(`dedup.before-1`), never overwritten. The inputs of a stage are digests of what it reads: when
+deduplication runs again and writes the same documents, the tokenizer is not trained again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.errors import InputError
+from configs.files import read_json, write_text
+from configs.load import changed_keys, dump, output_keys
+from configs.schema import Config
+from launch.console import Console, duration
+from launch.lineage import Entry, Lineage, digest, file_digests
+
+STAGES = ("dedup", "tokenizer", "pretrain")
+FOLDERS = {"dedup": ["dedup"], "tokenizer": ["tokenizer"], "pretrain": ["pretrain", "model"]}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done about a stage, and why.
+
+    action: "skip" (finished, unchanged), "start", "resume" (killed half way, unchanged) or "again"
+    (something changed: the earlier output is set aside first).
+    """
+
+    stage: str
+    action: Literal["skip", "start", "resume", "again"]
+    reasons: tuple[str, ...] = ()
+    keys: Entry = field(default_factory=dict, repr=False)
+    inputs: Entry = field(default_factory=dict, repr=False)
+
+    def line(self) -> str:
+        said = {
+            "skip": "finished and unchanged, skipped",
+            "start": "starts",
+            "resume": "goes on where it was stopped",
+            "again": "runs again",
+        }[self.action]
+        return f"{self.stage}: {said}" + "".join(f"\n    {reason}" for reason in self.reasons)
+
+
+def configured(config: Config) -> list[str]:
+    """The stages a config describes, in order."""
+    return [stage for stage in STAGES if getattr(config, stage) is not None]
+
+
+def decide(config: Config, lineage: Lineage, stage: str) -> Decision:
+    """Compare a stage's keys and inputs with what lineage.json says made its output."""
+    keys = output_keys(config, stage)
+    earlier = lineage.stage(stage)
+    inputs = _inputs(config, lineage, stage, earlier)
+    if earlier is None:
+        leftover = [name for name in FOLDERS[stage] if (lineage.folder / name).exists()]
+        if leftover:
+            why = (f"{leftover[0]}/ is there, but lineage.json does not know it",)
+            return Decision(stage, "again", why, keys, inputs)
+        return Decision(stage, "start", (), keys, inputs)
+    reasons = [
+        f"{key} changed: {_value(earlier['keys'], key)} → {_value(keys, key)}"
+        for key in changed_keys(earlier["keys"], keys)
+    ]
+    reasons += _changed_inputs(earlier["inputs"], inputs)
+    if reasons:
+        return Decision(stage, "again", tuple(reasons), keys, inputs)
+    if earlier["status"] != "done":
+        return Decision(stage, "resume", (), keys, inputs)
+    gone = [name for name in earlier["outputs"] if not (lineage.folder / name).is_file()]
+    if gone:
+        why = (f"{gone[0]} is gone" + (f" and {len(gone) - 1} more" if len(gone) > 1 else ""),)
+        return Decision(stage, "again", why, keys, inputs)
+    return Decision(stage, "skip", (), keys, inputs)
+
+
+def dry_run(config: Config, folder: Path) -> list[str]:
+    """What `run` would do, a line a stage. Reads digests; writes nothing."""
+    lineage = Lineage(folder)
+    lines, earlier_runs = [], None
+    for stage in configured(config):
+        if earlier_runs:
+            lines.append(
+                f"{stage}: runs after {earlier_runs} (skipped if its input comes out unchanged)"
+                if lineage.stage(stage)
+                else f"{stage}: starts"
+            )
+            continue
+        decision = decide(config, lineage, stage)
+        lines.append(decision.line())
+        if decision.action != "skip":
+            earlier_runs = stage
+    return lines
+
+
+def run_stages(
+    config: Config, folder: Path, stages: Sequence[str], console: Console
+) -> dict[str, Decision]:
+    """Run, resume or skip each stage; returns what was decided.
+
+    Raises InputError for the person's mistakes, Stopped or KeyboardInterrupt after a stop. Whatever
+    is raised, lineage.json says "running" for a stage that did not end, and the same call resumes.
+    """
+    from launch.tracking import Tracker
+
+    decisions = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        write_text(folder / "config.yaml", dump(config))
+        lineage = Lineage(folder)
+        with Tracker(config, folder, console) as tracker:
+            for stage in stages:
+                decision = decide(config, lineage, stage)
+                decisions[stage] = decision
+                console.say(decision.line())
+                if decision.action == "skip":
+                    continue
+                if decision.action == "again":
+                    _set_aside(folder, stage, console)
+                lineage.begin(stage, decision.keys, decision.inputs)
+                started = time.monotonic()
+                tracker.begin(stage)
+                try:
+                    _run_stage(stage, config, folder, console)
+                finally:
+                    console.close()
+                    lineage.spent(stage, time.monotonic() - started)
+                lineage.finish(stage, _outputs(folder, stage))
+                tracker.end(stage, lineage)
+                console.say(f"{stage}: done in {duration(time.monotonic() - started)}")
+    return decisions
+
+
+def _run_stage(stage: str, config: Config, folder: Path, console: Console) -> None:
+    if stage == "dedup":
+        from dedup.stage import run as deduplicate
+
+        deduplicate(config, folder, log=console.log)
+    elif stage == "tokenizer":
+        from tokenizer.stage import run as train_tokenizer
+
+        train_tokenizer(config, folder, log=console.log)
+    else:
+        from pretrain.stage import prepare
+
+        from launch.clusters.local import run_ranks
+
+        assert config.pretrain is not None
+        prepare(config, folder, log=console.log)
+        run_ranks(config.pretrain, folder, log=console.log)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder; a second holder is refused with the first one's process id.
+
+    The lock is the kernel's (flock), so it dies with its process.
+    """
+    with (folder / ".lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise InputError(
+                f"{folder}: is in use by {handle.read().strip() or 'another process'}; wait for it, "
+                "stop it, or give this run a folder of its own (dir=…)"
+            ) from None
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+        handle.flush()
+        yield
+
+
+# ── inputs and outputs ──────────────────────────────────────────────────────────────────────────
+
+
+def _inputs(config: Config, lineage: Lineage, stage: str, earlier: Entry | None) -> Entry:
+    """Digests of what a stage reads. Raises InputError where an earlier stage has to run first."""
+    before = (earlier or {}).get("inputs", {})
+    if stage == "dedup":
+        assert config.dedup is not None
+        from dedup.read import plan
+
+        paths = sorted({path for task in plan(config.dedup) for path in task.files})
+        paths += sorted(config.dedup.decontaminate)
+        return {"files": file_digests(map(Path, paths), before)}
+    section: Any = getattr(config, stage)
+    inputs: Entry = {}
+    if section.documents:
+        from dedup.documents import document_files
+
+        inputs["files"] = file_digests(document_files(section.documents), before)
+    else:
+        inputs["dedup"] = _finished(config, lineage, "dedup", stage)
+    if stage == "pretrain":
+        if section.tokenizer:
+            inputs["tokenizer"] = _folder_digest(section.tokenizer)
+        else:
+            inputs["tokenizer"] = _finished(config, lineage, "tokenizer", stage)
+    if isinstance(section.base, str):
+        inputs["base"] = _folder_digest(section.base)
+    return inputs
+
+
+def _finished(config: Config, lineage: Lineage, needed: str, stage: str) -> str:
+    entry = lineage.stage(needed)
+    if entry is None or entry["status"] != "done":
+        if getattr(config, needed) is None:
+            own = "documents" if needed == "dedup" else "tokenizer"
+            raise InputError(
+                f"{stage}: the config has no {needed} section; add one, or name {stage}.{own}"
+            )
+        raise InputError(
+            f"{stage}: {needed} has not finished in {lineage.folder}; run `malmoi {needed}` or "
+            "`malmoi run` with the same config first"
+        )
+    return str(entry["digest"])
+
+
+def _folder_digest(base: str) -> str:
+    """Size and time of a local folder's files; a name (llama3, a hub id) stands for itself."""
+    path = Path(base)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    elif path.is_file():
+        files = [path]
+    else:
+        return base
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return digest(stats)
+
+
+def _changed_inputs(before: Entry, now: Entry) -> list[str]:
+    reasons = []
+    old = {item["path"]: item["sha256"] for item in before.get("files", [])}
+    new = {item["path"]: item["sha256"] for item in now.get("files", [])}
+    for said, paths in (
+        ("new input", [path for path in new if path not in old]),
+        ("input gone", [path for path in old if path not in new]),
+        ("input changed", [path for path in new if path in old and new[path] != old[path]]),
+    ):
+        if paths:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            reasons.append(f"{said}: {paths[0]}{more}")
+    reasons += [
+        f"{said} changed"
+        for key, said in (
+            ("dedup", "the documents of dedup"),
+            ("tokenizer", "the tokenizer"),
+            ("base", "the base"),
+        )
+        if key in now and before.get(key) != now[key]
+    ]
+    return reasons
+
+
+def _outputs(folder: Path, stage: str) -> list[Path]:
+    """The files that make a stage's result; reports, states and checkpoints are not among them."""
+    found: list[Path] = []
+    if stage == "dedup":
+        for name in ("documents", "removed", "failed"):
+            found += (folder / "dedup" / name).glob("*.*")
+    elif stage == "tokenizer":
+        found += (path for path in (folder / "tokenizer").iterdir() if path.name != "report.json")
+    else:
+        found += (folder / "model").rglob("*")
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def _set_aside(folder: Path, stage: str, console: Console) -> None:
+    """Rename a stage's folders to `<name>.before-<n>`."""
+    for name in FOLDERS[stage]:
+        path = folder / name
+        if path.exists():
+            number = 1
+            while (aside := folder / f"{name}.before-{number}").exists():
+                number += 1
+            path.rename(aside)
+            console.say(f"    the earlier {name}/ is now {aside.name}/")
+
+
+def _value(keys: Entry, dotted: str) -> str:
+    """A key's value for a message; "(unset)" where it is not there."""
+    value: Any = keys
+    for part in dotted.split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return "(unset)"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def reports(folder: Path) -> dict[str, Entry]:
+    """report.json of each stage that has one."""
+    return {
+        stage: read_json(folder / stage / "report.json")
+        for stage in STAGES
+        if (folder / stage / "report.json").is_file()
+    }

@@ -1,0 +1,383 @@
+"""The HTTP API as an OpenAI client, curl and a browser meet it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from configs.errors import InputError
+from launch.chat import engine as engine_module
+from launch.chat.engine import Engine
+from launch.chat.listener import bind
+from launch.chat.reply import Reply
+from launch.chat.server import create_app
+
+HELLO = [{"role": "user", "content": "안녕"}]
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def url(engine: Engine) -> Iterator[str]:
+    """A real server on a real port, in a thread."""
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(engine, model_name="tiny"), log_level="warning", timeout_graceful_shutdown=2
+        )
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, **options: Any) -> Any:
+    options = {"model": "tiny", "messages": HELLO, "max_tokens": 30, "seed": 4} | options
+    return client.chat.completions.create(**options)
+
+
+def test_the_openai_client_gets_a_whole_completion(client: openai.OpenAI) -> None:
+    completion = ask(client)
+    choice = completion.choices[0]
+    assert completion.object == "chat.completion"
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    assert choice.finish_reason in ("stop", "length")
+    usage = completion.usage
+    assert 0 < usage.completion_tokens <= 30
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+def test_a_stream_adds_up_to_the_whole_completion(client: openai.OpenAI) -> None:
+    for seed in range(4):
+        whole = ask(client, seed=seed, temperature=1.3)
+        chunks = list(
+            ask(
+                client,
+                seed=seed,
+                temperature=1.3,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+        assert chunks[0].choices[0].delta.role == "assistant"
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == whole.choices[0].message.content
+        reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
+        assert reasons[-1] == whole.choices[0].finish_reason
+        assert set(reasons[:-1]) == {None}
+        assert chunks[-1].usage == whole.usage
+        assert len({c.id for c in chunks}) == 1
+
+
+def test_the_stream_is_server_sent_events_that_end_with_done(url: str) -> None:
+    body = {"messages": HELLO, "max_tokens": 5, "seed": 1, "stream": True}
+    with httpx.stream("POST", url + CHAT, json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [line for line in answer.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in events)
+    assert events[-1] == "data: [DONE]"
+    assert all(json.loads(line[6:])["choices"] for line in events[:-1])  # no usage unless asked
+
+
+def test_the_same_seed_gives_the_same_reply_and_another_one_another(client: openai.OpenAI) -> None:
+    texts = [ask(client, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_stop_strings_end_a_reply_streamed_or_not(client: openai.OpenAI) -> None:
+    whole = ask(client, max_tokens=60).choices[0].message.content
+    stop = [whole[6:9], "never said"]
+    cut = ask(client, max_tokens=60, stop=stop).choices[0]
+    assert (cut.message.content, cut.finish_reason) == (whole[: whole.index(stop[0])], "stop")
+    chunks = ask(client, max_tokens=60, stop=stop, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == cut.message.content
+
+
+def test_system_prompts_parts_and_developers_are_understood(client: openai.OpenAI) -> None:
+    def prompt_tokens(*messages: dict[str, Any]) -> int:
+        return ask(client, messages=list(messages), max_tokens=1).usage.prompt_tokens
+
+    parts = [{"type": "text", "text": "안"}, {"type": "text", "text": "녕"}]
+    assert prompt_tokens({"role": "user", "content": parts}) == prompt_tokens(*HELLO)
+    system = {"role": "system", "content": "짧게 답하라."}
+    assert prompt_tokens(system, *HELLO) > prompt_tokens(*HELLO)
+    assert prompt_tokens(system, *HELLO) == prompt_tokens({**system, "role": "developer"}, *HELLO)
+
+
+def test_models_and_health_say_what_is_served(client: openai.OpenAI, url: str) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-9")
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+
+
+BAD: list[tuple[Any, str | None]] = [
+    (b"{", None),
+    (b"\xff\xfe", None),
+    (b"[1]", None),
+    (b"null", None),
+    (b"", None),
+    (b'{"messages": ' + b"[" * 5000, None),
+    ({}, "messages"),
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "안녕"}, "messages"),
+    ({"messages": ["안녕"]}, "messages.0"),
+    ({"messages": [{"content": "안녕"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0"),
+    (b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', "messages"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": 3}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_tokens": 10**6}, "messages"),
+    ({"max_completion_tokens": -1}, "max_completion_tokens"),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
+    ({"stop": [1]}, "stop.0"),
+    ({"seed": "one"}, "seed"),
+    ({"seed": 2**64}, "seed"),
+    ({"stream": "yes"}, "stream"),
+    ({"n": 2}, "n"),
+    ({"logprobs": True}, "logprobs"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": [{"role": "user", "content": "가" * 3000}]}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD, ids=lambda value: str(value)[:48])
+def test_a_bad_request_gets_a_400_that_names_the_field(
+    engine: Engine, body: Any, param: str | None
+) -> None:
+    if isinstance(body, dict) and body:
+        body = {"messages": HELLO, **body}
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with TestClient(create_app(engine, model_name="tiny")) as client:
+        answer = client.post(CHAT, content=content)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    if param is not None:
+        assert (error["param"] or "").startswith(param)
+        assert engine.active == 0
+
+
+def test_a_prompt_over_the_context_says_how_long_it_is(
+    client: openai.OpenAI, engine: Engine
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=str(engine.context)) as caught:
+        ask(client, messages=[{"role": "user", "content": "가" * 3000}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_unknown_models_paths_and_methods_are_answered_in_openai_form(
+    client: openai.OpenAI, url: str
+) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        ask(client, model="gpt-9")
+    assert caught.value.code == "model_not_found"
+    assert httpx.get(f"{url}/v1/nothing").json()["error"]["message"].startswith("no such path")
+    assert httpx.get(url + CHAT).status_code == 405
+    assert "error" in httpx.get(url + CHAT).json()
+
+
+def test_a_body_beyond_the_limit_is_refused(url: str) -> None:
+    answer = httpx.post(url + CHAT, content=b" " * (5 * 2**20))
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "too_large"
+
+
+def test_a_full_engine_answers_429_with_retry_after(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MAX_REQUESTS", 0)
+    answer = httpx.post(url + CHAT, json={"messages": HELLO})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"]
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_with_a_key_the_api_wants_it_and_the_page_does_not(engine: Engine) -> None:
+    with TestClient(create_app(engine, api_key="비밀", model_name="tiny")) as client:
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "비밀".encode()[:-1]},
+        ):
+            answer = client.get("/v1/models", headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert client.post(CHAT, json={"messages": HELLO}, headers=headers).status_code == 401
+        good = {"Authorization": "Bearer 비밀".encode()}
+        assert client.get("/v1/models", headers=good).status_code == 200
+        assert client.get("/").status_code == client.get("/health").status_code == 200
+
+
+def test_a_bug_shows_the_client_no_trace_and_no_path(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "prompt", lambda messages: 1 / 0)
+    app = create_app(engine, model_name="tiny")
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.post(CHAT, json={"messages": HELLO})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "internal error"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_slot(
+    engine: Engine, url: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    replies: list[Reply] = []
+    submit = engine.reply
+
+    def remember(*request: Any) -> Reply:
+        replies.append(submit(*request))
+        return replies[-1]
+
+    monkeypatch.setattr(engine, "reply", remember)
+    for seed in range(10):  # a random model may end a reply by itself before the client leaves
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        body = {"messages": HELLO, "stream": stream, "max_tokens": 480, "seed": seed}
+        connection.request("POST", CHAT, json.dumps({**body, "temperature": 2}))
+        if stream:
+            connection.getresponse().read(200)
+        while len(replies) <= seed:
+            time.sleep(0.002)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        gone = time.monotonic()
+        while engine.active and time.monotonic() < gone + 5:
+            time.sleep(0.002)
+        assert engine.active == 0
+        if replies[-1].finish_reason is None:
+            return
+    raise AssertionError("every reply ended before its client left")
+
+
+# -------------------------------------------------------------------------------- page and port
+
+
+def test_the_page_holds_all_it_needs_and_puts_no_markup_from_models(url: str) -> None:
+    answer = httpx.get(url)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = files("launch.chat").joinpath("page.html").read_text(encoding="utf-8")
+    assert answer.text == page
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", page)
+    outside = re.findall(r"(?:src|href|url\()\s*=?\s*[\"']?(?!data:)(?:https?:)?//[^\s\"']+", page)
+    assert outside == []
+    words = re.search(r"const WORDS = (\{.*?\n\};)", page, re.S)
+    assert words is not None
+    korean, english = re.split(r"\n  en: \{", words[1])
+    names = [set(re.findall(r"\b(\w+): \"", half)) for half in (korean, english)]
+    assert names[0] == names[1]
+    used = set(re.findall(r"data-(?:text|label|placeholder)=\"(\w+)\"", page))
+    assert used <= names[0]
+
+
+def test_a_port_in_use_is_named_with_a_free_one() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"--port {port}: is in use.*--port \d+") as caught:
+            bind("127.0.0.1", port)
+    free = int(str(caught.value).rsplit(" ", 1)[1])
+    bind("127.0.0.1", free).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "key", "says"),
+    [
+        ("0.0.0.0", 0, None, "give --api-key"),
+        ("::", 0, None, "give --api-key"),
+        ("no.such.host.invalid", 0, None, "no such host"),
+        ("127.0.0.1", 70000, None, "between 0 and 65535"),
+        ("127.0.0.1", 0, "", "--api-key: is empty"),
+        ("203.0.113.7", 0, "key", "cannot listen there"),
+    ],
+)
+def test_a_host_or_port_that_cannot_be_is_explained(
+    host: str, port: int, key: str | None, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        bind(host, port, api_key=key)
+
+
+def test_a_public_host_is_bound_with_a_key_or_when_told_so() -> None:
+    bind("0.0.0.0", 0, api_key="key").close()
+    bind("0.0.0.0", 0, public=True).close()
+
+
+SERVER = """
+import sys
+from pathlib import Path
+from launch.chat.engine import Engine
+from launch.chat.server import serve
+engine = Engine(Path(sys.argv[1]), threads=1)
+for _ in range(2):
+    serve(engine, port=0)
+print("ended twice")
+"""
+
+
+def test_ctrl_c_and_sigterm_end_the_server_cleanly(chat_model: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(chat_model)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as server:
+        assert server.stderr is not None
+        assert server.stdout is not None
+        for how in (signal.SIGINT, signal.SIGTERM):
+            said = ""
+            while "http://" not in said:
+                said = server.stderr.readline()
+                assert said, "the server ended before it listened"
+            base = re.search(r"http://[\d.:]+", said)
+            assert base is not None
+            answer = httpx.post(base[0] + CHAT, json={"messages": HELLO, "max_tokens": 3})
+            assert answer.status_code == 200
+            server.send_signal(how)
+        assert server.wait(timeout=30) == 0
+        assert server.stdout.read() == "ended twice\n"
+        assert "Traceback" not in server.stderr.read()
