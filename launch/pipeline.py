@@ -123,7 +123,7 @@ def _summary(folder: Path) -> str:
             "tokenizer",
             f"{report['base_vocab_size']:,} tokens",
             f"{report['vocab_size']:,} tokens",
-            f"{100 * report['tokens_saved']:.1f} % fewer tokens on held-out Korean words",
+            saved(report),
         )
     if report := done.get("pretrain"):
         first, last = report["phases"][0]["loss_first"], report["phases"][-1]["loss_last"]
@@ -142,6 +142,15 @@ def _summary(folder: Path) -> str:
     if not rows:
         return ""
     return "\n" + table(["stage", "before", "after", "what happened", "time"], rows) + "\n"
+
+
+def saved(report: dict[str, Any]) -> str:
+    """What the extension saved; tokens_saved is null where no source is Korean."""
+    share, on = report["tokens_saved"], report["measured_on"]
+    if share is None:
+        return "no Korean text to measure on"
+    held = "held-out" if on == "heldout" else "its own training text's"
+    return f"{100 * share:.1f} % fewer tokens on {held} Korean words"
 
 
 def _next(config: Config, folder: Path, source: str, only: str | None) -> list[str]:
@@ -167,9 +176,10 @@ def _why(folder: Path) -> str | None:
 
     import pyarrow.parquet as parquet
 
-    for path in files:
-        rows = parquet.read_table(path, columns=["id", "step"]).to_pylist()
-        rows.sort(key=lambda row: row["step"] != "near")
-        if rows:
-            return shlex.join(["malmoi", "why", str(folder), rows[0]["id"]])
-    return None
+    rows = [
+        row
+        for path in files
+        for row in parquet.read_table(path, columns=["id", "step"]).to_pylist()
+    ]
+    rows.sort(key=lambda row: row["step"] != "near")
+    return shlex.join(["malmoi", "why", str(folder), rows[0]["id"]]) if rows else None

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from small_run import malmoi, write_config
+from small_run import River, malmoi, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +27,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def river(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+) -> River:
     """A folder with river.yaml and its finished run/, and what the command printed."""
     folder = tmp_path_factory.mktemp("river")
     done = malmoi("run", str(write_config(folder)))

@@ -8,6 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+River = tuple[Path, subprocess.CompletedProcess[str]]
+"""The run's folder, and what the command printed."""
+
 CONFIG = """
 name: river
 dir: {folder}

@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_run import ROOT, malmoi, write_config
-
-River = tuple[Path, subprocess.CompletedProcess[str]]
+from small_run import ROOT, River, malmoi, write_config
 
 
 @pytest.mark.slow

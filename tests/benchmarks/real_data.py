@@ -1,6 +1,6 @@
 """The whole way over ../shared/data: figures per stage, with wall time and peak memory.
 
-    python tests/benchmarks/real_data.py [--dir RUNFOLDER] [key=value …]
+    python tests/benchmarks/real_data.py [--dir RUNFOLDER] [--chart FILE.svg] [key=value …]
 
 Each stage is its own process (`malmoi dedup|tokenizer|pretrain`), so that its peak memory is its own:
 the largest resident set summed over the process and its children, sampled ten times a second. Prints
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -51,9 +52,42 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def chart(tokenizer: dict[str, Any], path: Path) -> None:
+    """Tokens per Korean word (eojeol) before and after, by source, as a standalone SVG."""
+    rows = [(name, row) for name, row in tokenizer["heldout"].items() if row["korean"]]
+    widest, left, step = 460, 130, 40
+    scale = widest / max(row["fertility_before"] for _, row in rows)
+    height = 70 + step * len(rows)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
+        f'viewBox="0 0 760 {height}" font-family="system-ui, sans-serif" font-size="13">',
+        f'<rect width="760" height="{height}" fill="#ffffff"/>',
+        '<text x="16" y="24" font-size="15" font-weight="600" fill="#1d2733">Tokens per Korean word '
+        f"(eojeol) on held-out text: Llama-3 and Malmoi +{tokenizer['new_tokens']:,} tokens</text>",
+    ]
+    for number, (name, row) in enumerate(rows):
+        y = 48 + step * number
+        before, after = row["fertility_before"], row["fertility_after"]
+        parts.append(
+            f'<text x="{left - 10}" y="{y + 19}" text-anchor="end" fill="#1d2733">{name}</text>'
+        )
+        for offset, value, colour, said in (
+            (0, before, "#b8c0cc", f"{before:.2f}"),
+            (15, after, "#1f6f5c", f"{after:.2f}  (−{100 * row['saved']:.0f} % tokens)"),
+        ):
+            parts.append(
+                f'<rect x="{left}" y="{y + offset}" width="{value * scale:.1f}" height="13" '
+                f'fill="{colour}"/><text x="{left + value * scale + 6:.1f}" y="{y + offset + 11}" '
+                f'fill="#1d2733">{said}</text>'
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir", type=Path, default=Path("runs/real-data"))
+    parser.add_argument("--chart", type=Path)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -80,6 +114,8 @@ def main() -> None:
         )
     for when in ("before", "after"):
         print(f"bits per byte {when}: {pretrain['bits_per_byte'][when]}")
+    if options.chart:
+        chart(tokenizer, options.chart)
     for stage, (seconds, megabytes) in figures.items():
         print(f"{stage:10} {seconds:7.1f} s   peak {megabytes:8,.0f} MB")
     subprocess.run([sys.executable, "-m", "launch.cli", "run", str(CONFIG), *overrides], check=True)

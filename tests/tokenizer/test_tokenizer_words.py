@@ -13,9 +13,10 @@ from tokenizers import Regex, pre_tokenizers
 
 from configs.errors import InputError
 from configs.progress import Progress
+from dedup.documents import document_files
 from tokenizer import samples, words
 from tokenizer.base import GPT2_PATTERN, LLAMA3_PATTERN, Base
-from tokenizer.words import COUNTS, PreTokens, balanced, count_words, document_files
+from tokenizer.words import COUNTS, PreTokens, balanced, count_words
 
 SYLLABLES = range(0xAC00, 0xD7A4)
 

@@ -1,0 +1,179 @@
+"""The final checkpoint: a Hugging Face folder that transformers, vLLM and llama.cpp can load.
+
+In: the weights of the last phase, the tokenizer, what training reports. Out: `model/` (safetensors,
+config, generation config, tokenizer files, chat template, README.md), under a temporary name until it
+is whole.
+
+Two things that go wrong elsewhere are settled here by content, not by number: a reply ends at
+`<|end_of_text|>` or `<|eot_id|>` (with only the first, chats never end), and rows that merely pad the
+vocabulary are suppressed in generation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
+
+from configs.files import read_json, sync, write_text
+from configs.schema import Config
+from pretrain.embeddings import Rows
+from pretrain.tokens import Tokens, begin_id, end_id
+
+if TYPE_CHECKING:
+    from pretrain.stage import Report
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+def generation_config(tokenizer: PreTrainedTokenizerFast, rows: Rows) -> GenerationConfig:
+    """Where generation begins, where it ends, and the rows it never produces."""
+    ids: dict[str, int] = tokenizer.get_vocab()
+    end = end_id(tokenizer)
+    turn = ids.get("<|eot_id|>")
+    return GenerationConfig(
+        bos_token_id=begin_id(tokenizer),
+        eos_token_id=[end] if turn is None else [end, turn],
+        pad_token_id=end,
+        suppress_tokens=list(range(rows.vocabulary, rows.total)) or None,
+    )
+
+
+def export_model(
+    weights: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizer_folder: Path,
+    rows: Rows,
+    card: str,
+    folder: Path,
+) -> None:
+    """Write `folder`, which appears whole or not at all; weights are linked where the disk allows."""
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for pattern in WEIGHTS:
+        for path in weights.glob(pattern):
+            _link(path, partial / path.name)
+    model_config = AutoConfig.from_pretrained(str(weights))
+    generation = generation_config(tokenizer, rows)
+    model_config.bos_token_id = generation.bos_token_id
+    model_config.eos_token_id = generation.eos_token_id
+    model_config.pad_token_id = generation.pad_token_id
+    model_config.use_cache = True
+    model_config.save_pretrained(partial)
+    generation.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    # the tokenizer's own bytes: what transformers writes again may differ from what was checked
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ):
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, partial / name)
+    write_text(partial / "README.md", card)
+    for path in partial.iterdir():
+        sync(path)
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old.tmp")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old)
+    else:
+        partial.rename(folder)
+    sync(folder.parent)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str:
+    """README.md of the model: base, data and licences, tokens, recipe, bits per byte."""
+    pretrain = config.pretrain
+    assert pretrain is not None
+    sources = config.dedup.sources if config.dedup else []
+    licences = {source.name: source.licence for source in sources}
+    base = pretrain.base
+    started = (
+        f"random weights ({base.get('model_type')}, {report.parameters:,} parameters)"
+        if isinstance(base, dict)
+        else f"[{base}]({base})"
+        if not Path(base).exists()
+        else f"`{Path(base).name}`"
+    )
+    lines = [
+        "---",
+        "language: [ko, en]",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [malmoi, korean]",
+        "---",
+        "",
+        f"# {config.name}",
+        "",
+        f"Made with Malmoi from {started}: {report.tokens:,} tokens in {len(report.phases)} "
+        f"phase{'s' if len(report.phases) != 1 else ''}, vocabulary {report.vocab_size:,}.",
+        "",
+        "## Data",
+        "",
+        "| source | kind | documents | tokens | licence |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    for source in tokens.sources:
+        documents = tokens.sets[source, "train"]
+        lines.append(
+            f"| {source} | {documents.kind} | {documents.documents:,} | {documents.tokens:,} "
+            f"| {licences.get(source) or 'not stated'} |"
+        )
+    lines += ["", "## Recipe", "", "| phase | objective | tokens | steps | lr | learns | mixture |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | --- | --- |"]
+    for phase, done in zip(pretrain.phases, report.phases, strict=True):
+        learns = phase.train if isinstance(phase.train, str) else ", ".join(phase.train)
+        mixture = ", ".join(f"{name} {share:g}" for name, share in phase.mixture.items())
+        lines.append(
+            f"| {phase.name} | {phase.objective} | {done.tokens:,} | {done.steps:,} | {phase.lr:g} "
+            f"| {learns} | {mixture} |"
+        )
+    lines += [
+        "",
+        f"Seed {config.seed}, ZeRO stage {report.zero_stage}, {report.world_size} ranks, {report.dtype}.",
+        "",
+        "## Bits per byte on held-out text",
+        "",
+        "| | before | after |",
+        "| --- | ---: | ---: |",
+    ]
+    before, after = report.bits_per_byte["before"], report.bits_per_byte["after"]
+    lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in after]
+    lineage = run / "lineage.json"
+    if lineage.is_file():
+        lines += ["", f"Lineage: {_lineage_digest(lineage)}"]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from transformers import pipeline",
+        "",
+        'chat = pipeline("text-generation", model="PATH")',
+        'print(chat([{"role": "user", "content": "안녕하세요?"}], max_new_tokens=64))',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _lineage_digest(path: Path) -> str:
+    import hashlib
+
+    stages: Any = read_json(path)
+    return hashlib.sha256(repr(stages).encode("utf-8")).hexdigest()[:16]

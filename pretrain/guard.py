@@ -1,0 +1,66 @@
+"""What stops a run: losses that are no numbers, and requests to stop.
+
+In: the step's summed loss (the same on every rank, for it was all-reduced) and the signals that this
+process got. Out: an error that says what happened and what to do, or a flag that the loop reads at the
+end of a step.
+
+The decision: a loss or gradient norm that is not finite ends the run at once, on all ranks alike, and
+nothing of that step is saved; the last checkpoint is whole. Skipping such steps hides a learning rate
+that is too high until the damage is done.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from configs.errors import InputError
+
+
+def check_finite(what: str, value: float, *, step: int, phase: str, first: int, count: int) -> None:
+    """Raise InputError where the step's loss or gradient norm is not a number to go on with."""
+    if math.isfinite(value):
+        return
+    raise InputError(
+        f"pretrain.phases ({phase}): the {what} is {value} at step {step}, sequences {first} to "
+        f"{first + count - 1} of the phase; lower its lr or lengthen its warm-up, then give the same "
+        "command again (the last checkpoint is sound)"
+    )
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait for the step
+        self.signal = number
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn SIGTERM and Ctrl-C into a request that is answered after the step. Main thread only."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before: dict[int, Any] = {
+        number: signal.signal(number, request._receive)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

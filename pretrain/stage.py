@@ -1,0 +1,212 @@
+"""Documents + tokenizer + base model → checkpoint: the stage as a function.
+
+`prepare` writes what all ranks read: token shards, packing plans, the start of training. It runs once,
+in one process, and finds every mistake that can be found before a step is taken. `run` is one rank: it
+trains, and rank 0 writes `model/` and, last of all, `pretrain/report.json`. Both go on where they were
+killed, and do nothing costly when all is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+
+from configs.errors import InputError
+from configs.files import read_json, write_json
+from configs.progress import Log, Progress, silent
+from configs.schema import Config
+from pretrain.model import count_stored_parameters, read_rows, write_base
+from pretrain.phases import PhaseReport, check_phases, identity, make_work
+from pretrain.tokens import Tokens, open_tokens, write_tokens
+from tokenizer.load import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the stage did; also `pretrain/report.json`.
+
+    seconds: of training, over all attempts. bits_per_byte: {"before" | "after": {source or language:
+    bits}}. resumed: how often training went on from a checkpoint.
+    """
+
+    parameters: int
+    vocab_size: int
+    phases: list[PhaseReport]
+    tokens: int
+    seconds: float
+    bits_per_byte: dict[str, dict[str, float]]
+    resumed: int
+    world_size: int
+    zero_stage: int
+    dtype: str
+    identity: str
+
+
+def _places(config: Config, folder: Path) -> tuple[Sequence[str | Path], Path]:
+    """Where documents and tokenizer come from: the config's own, or this run's."""
+    pretrain = config.pretrain
+    if pretrain is None:
+        raise InputError("pretrain: the config has no such section; add one, or run another stage")
+    documents: Sequence[str | Path] = pretrain.documents or [folder / "dedup" / "documents"]
+    if not pretrain.documents and not (folder / "dedup" / "documents").is_dir():
+        raise InputError(
+            f"{folder / 'dedup' / 'documents'}: is missing; run dedup first, or set pretrain.documents"
+        )
+    if pretrain.tokenizer is None and not (folder / "tokenizer" / "tokenizer.json").is_file():
+        raise InputError(
+            f"{folder / 'tokenizer'}: is missing; run tokenizer first, or set pretrain.tokenizer"
+        )
+    return documents, _tokenizer_folder(pretrain.tokenizer, folder)
+
+
+def _tokenizer_folder(name: str | None, folder: Path) -> Path:
+    """The tokenizer's folder; one named by hub id is copied into the run first."""
+    if name is None:
+        return folder / "tokenizer"
+    if Path(name).is_dir():
+        return Path(name)
+    copy = folder / "pretrain" / "tokenizer"
+    if not (copy / "tokenizer.json").is_file():
+        load_tokenizer(name).save_pretrained(str(copy))
+    return copy
+
+
+def prepare(config: Config, folder: Path, *, log: Log | None = None) -> None:
+    """Write `pretrain/tokens/` and `pretrain/base/` of the run in `folder`; one process.
+
+    What is there already is verified (the digest of every file of tokens), not made again. Raises
+    InputError with what is wrong with base, tokenizer, documents or phases.
+    """
+    log = log or silent
+    documents, tokenizer_folder = _places(config, folder)
+    pretrain = config.pretrain
+    assert pretrain is not None
+    if _finished(config, folder) is not None:
+        return
+    tokenizer = load_tokenizer(tokenizer_folder)
+    stage = folder / "pretrain"
+    disable_progress_bar()  # transformers' own; the log says where we are
+    log(Progress("pretrain", "base"))
+    rows = write_base(
+        pretrain.base, tokenizer, tokenizer_folder, pretrain.new_rows, config.seed, stage / "base"
+    )
+    tokenizer_file = tokenizer_folder / "tokenizer.json"
+    write_tokens(documents, tokenizer, tokenizer_file, stage / "tokens", log=log)
+    tokens = open_tokens(stage / "tokens", verify=True)
+    model_config = AutoConfig.from_pretrained(str(stage / "base")).get_text_config()
+    longest = getattr(model_config, "max_position_embeddings", None)
+    check_phases(pretrain, tokens, longest, rows.vocabulary - rows.base)
+    for number in range(len(pretrain.phases)):
+        log(Progress("pretrain", "pack", number, len(pretrain.phases), "phases"))
+        make_work(config, tokens, number, 1)
+    log(Progress("pretrain", "pack", len(pretrain.phases), len(pretrain.phases), "phases"))
+    write_json(stage / "prepared.json", {"identity": identity(config, tokens)})
+
+
+def _prepared(config: Config, folder: Path) -> bool:
+    stage = folder / "pretrain"
+    try:
+        tokens = open_tokens(stage / "tokens")
+        return bool(read_json(stage / "prepared.json")["identity"] == identity(config, tokens))
+    except (OSError, ValueError):
+        return False
+
+
+def _finished(config: Config, folder: Path) -> Report | None:
+    """The report of an earlier run with this config, where its outputs are whole."""
+    path = folder / "pretrain" / "report.json"
+    if not path.is_file() or not (folder / "model" / "config.json").is_file():
+        return None
+    values = read_json(path)
+    tokens = open_tokens(folder / "pretrain" / "tokens")
+    if values["identity"] != identity(config, tokens):
+        return None
+    phases = [PhaseReport(**phase) for phase in values.pop("phases")]
+    return Report(**values, phases=phases)
+
+
+def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
+    """One rank of training; every rank returns the report.
+
+    RANK, WORLD_SIZE and LOCAL_RANK come from the environment (torchrun sets them); without them this
+    process is the only rank. Goes on from the newest sound checkpoint. Raises Stopped after SIGTERM
+    and KeyboardInterrupt after Ctrl-C, with a checkpoint saved, and InputError where input, config or
+    a loss that is no number ends the run.
+    """
+    log = log or silent
+    disable_progress_bar()
+    from pretrain.train import Trainer
+    from pretrain.zero import process_group
+
+    _, tokenizer_folder = _places(config, folder)
+    done = _finished(config, folder)
+    if done is not None:
+        return done
+    stage = folder / "pretrain"
+    with process_group() as ranks:
+        log = log if ranks.first else silent
+        problem: Exception | None = None
+        if ranks.first and not _prepared(config, folder):
+            try:
+                prepare(config, folder, log=log)
+            except Exception as error:
+                problem = error
+        problem = ranks.broadcast(problem)
+        if problem is not None:
+            raise problem
+        tokens = open_tokens(stage / "tokens")
+        trainer = Trainer(config, stage, tokens, ranks, log)
+        weights, phases = trainer.run()
+        rows = read_rows(stage / "base")
+        state = trainer.state
+        report = Report(
+            parameters=count_stored_parameters(weights),
+            vocab_size=rows.total,
+            phases=phases,
+            tokens=state.tokens,
+            seconds=round(state.seconds, 2),
+            bits_per_byte=_scores(stage / "metrics.jsonl"),
+            resumed=state.resumed,
+            world_size=ranks.world_size,
+            zero_stage=state.zero_stage,
+            dtype=str(trainer.dtype).removeprefix("torch."),
+            identity=state.identity,
+        )
+        if ranks.first:
+            _export(config, folder, tokens, tokenizer_folder, weights, report, log)
+        ranks.barrier()
+    return report
+
+
+def _export(
+    config: Config,
+    folder: Path,
+    tokens: Tokens,
+    tokenizer_folder: Path,
+    weights: Path,
+    report: Report,
+    log: Log,
+) -> None:
+    from pretrain.export import export_model, model_card
+
+    log(Progress("pretrain", "export"))
+    tokenizer: PreTrainedTokenizerFast = load_tokenizer(tokenizer_folder)
+    card = model_card(config, folder, tokens, report)
+    rows = read_rows(folder / "pretrain" / "base")
+    export_model(weights, tokenizer, tokenizer_folder, rows, card, folder / "model")
+    write_json(folder / "pretrain" / "report.json", asdict(report))
+
+
+def _scores(metrics: Path) -> dict[str, dict[str, float]]:
+    """The first and the last evaluation in metrics.jsonl."""
+    entries: list[dict[str, Any]] = [
+        json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()
+    ]
+    scores = [entry["bits_per_byte"] for entry in entries if "bits_per_byte" in entry]
+    return {"before": scores[0], "after": scores[-1]} if scores else {"before": {}, "after": {}}

@@ -1,0 +1,191 @@
+"""The schema → what DeepSpeed is told: its JSON, the optimizer, and the process group.
+
+In: `config.pretrain` and the division of a step. Out: a complete DeepSpeed configuration (nothing is
+"auto"; `malmoi plan` prints it), an AdamW over the parameters that learn, and ranks that can talk.
+
+ZeRO (Rajbhandari et al. 2020) stage 1 shards the optimizer's state, 2 also the gradients, 3 also the
+weights. On a CPU no compiler is needed: DeepSpeed's shared-memory collectives would be compiled at
+first use (58–123 s) and are switched off, and torch's own fused AdamW is passed in, which DeepSpeed
+calls "untested". DeepSpeed takes seven seconds to import, so it is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from configs.errors import InputError
+from configs.schema import Optimizer, Pretrain
+
+BUCKET = 50_000_000  # elements reduced in one collective
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of weights and activations. auto: bf16 where the device computes in it, else fp32.
+
+    A CPU without AVX-512 BF16 or AMX emulates bf16 at a third of the speed of fp32.
+
+    Raises InputError where bf16 is asked of a GPU that has none.
+    """
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError("pretrain.dtype: this GPU has no bf16; write fp32 or auto")
+    if name != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = any(abilities.get(ability, False) for ability in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def deepspeed_config(
+    pretrain: Pretrain,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    world_size: int,
+    dtype: torch.dtype,
+    universal: bool = False,
+) -> dict[str, Any]:
+    """The DeepSpeed JSON of a phase: the same text on every rank.
+
+    universal: load a checkpoint that was converted because the world size changed.
+    """
+    settings: dict[str, Any] = {
+        "train_batch_size": micro_batch * accumulation * world_size,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": pretrain.optimizer.clip,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": {
+            "stage": pretrain.zero_stage,
+            "overlap_comm": torch.cuda.is_available(),
+            "contiguous_gradients": True,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+        "checkpoint": {"load_universal": universal},
+    }
+    if pretrain.zero_stage == 3:
+        settings["zero_optimization"] |= {
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_prefetch_bucket_size": BUCKET,
+            "stage3_param_persistence_threshold": 100_000,
+        }
+    return settings
+
+
+def adamw(
+    parameters: Sequence[Any], model: Any, settings: Optimizer, lr: float
+) -> torch.optim.Optimizer:
+    """AdamW over what learns: matrices of the layers decay, embeddings, norms and biases do not."""
+    tables = [
+        module.weight
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None
+    ]
+    decayed: list[Any] = []
+    plain: list[Any] = []
+    for parameter in parameters:
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        is_table = any(parameter is table for table in tables)
+        (plain if len(shape) < 2 or is_table else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over all ranks, in float64."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return list(tensor.tolist())
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Join the ranks that torchrun started, or be the only one.
+
+    torchrun's ranks leave the group at the end; without that they would end in SIGABRT. A process on
+    its own keeps it until it exits, for DeepSpeed keeps references to it: a notebook may train twice.
+    """
+    with_cuda = torch.cuda.is_available()
+    if not with_cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    alone = "RANK" not in os.environ
+    if alone:
+        os.environ.update(dict(zip(names, ("0", "1", "0", "1"), strict=True)))
+    rank, world_size, local_rank, local_world_size = (int(os.environ[name]) for name in names)
+    device = torch.device("cuda", local_rank) if with_cuda else torch.device("cpu")
+    if with_cuda:
+        torch.cuda.set_device(device)
+    backend = "nccl" if with_cuda else "gloo"
+    try:
+        if not dist.is_initialized():
+            if alone:
+                store = torch._C._distributed_c10d.HashStore()
+                dist.init_process_group(backend, store=store, rank=0, world_size=1)
+                atexit.register(_leave)
+            else:
+                dist.init_process_group(backend)
+        import deepspeed
+        import deepspeed.ops
+
+        if not with_cuda:
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        yield Ranks(rank, world_size, local_rank, local_world_size, device)
+    finally:
+        if alone:
+            for name in names:
+                os.environ.pop(name, None)
+        else:
+            _leave()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
