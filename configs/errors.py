@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -21,8 +21,12 @@ class InputError(Exception):
         super().__init__("\n".join(self.lines))
 
 
-class Stopped(Exception):
-    """The run was asked to stop and did so in a resumable state (exit status 75)."""
+class Stopped(BaseException):
+    """The run was asked to stop and did so in a resumable state (exit status 75).
+
+    Like KeyboardInterrupt it is no Exception: it comes from a signal, in the middle of anything, and
+    code that survives all errors of its library must not swallow it.
+    """
 
 
 def missing_extra(module: str, extra: str) -> InputError:
@@ -30,15 +34,54 @@ def missing_extra(module: str, extra: str) -> InputError:
     return InputError(f"{module} is not installed; install it with: pip install 'malmoi[{extra}]'")
 
 
-def is_no_space(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+# ── a full disk ─────────────────────────────────────────────────────────────────────────────────
+
+# what Rust (safetensors), Arrow and SQLite put into a message of their own
+_SAID = ("no space left", "os error 28", "code: 28", "disk quota exceeded", "disk is full")
+# torch and NumPy say only that a write came out short; with a disk this full, that is why
+_SHORT = ("pytorchstreamwriter", "unexpected pos", "file write failed", "requested and")
+_NEARLY_FULL = 16 << 20  # bytes
 
 
-def no_space(error: OSError, folder: Path) -> str:
+def is_no_space(error: BaseException, folder: Path | None = None) -> bool:
+    """Whether an error, or one that it came from, means that a disk is full.
+
+    folder: where was being written; with it, the short writes that torch and NumPy report without
+    any reason count too, if less than 16 MiB are free there.
+    """
+    for link in _chain(error):
+        message = str(link).lower()
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(link, InputError):
+            return False  # whoever raised it has said what is wrong
+        if any(words in message for words in _SAID):
+            return True
+        short = any(words in message for words in _SHORT)
+        if short and folder is not None and _free(folder) < _NEARLY_FULL:
+            return True
+    return False
+
+
+def no_space(error: BaseException, folder: Path) -> str:
     """The line for a full disk: where, how much is free, and what to do."""
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
+    where = getattr(error, "filename", None) or folder
     return (
-        f"{error.filename or folder}: no space left on the device ({free / 1e6:,.1f} MB free); free "
-        "some, then give the same command again: the run goes on from its last whole file"
+        f"{where}: no space left on the device ({_free(folder) / 1e6:,.1f} MB free); free some, then "
+        "give the same command again: the run goes on from its last whole file"
     )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those in whose handling it was raised."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _free(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

@@ -89,7 +89,10 @@ class Cleaning:
 
 @dataclass
 class Cleaned:
-    """What a task did, as its mark <task>.json has it. removed and examples by "step/reason"."""
+    """What a task did, as its mark <task>.json has it. removed and examples by "step/reason".
+
+    failed: one entry per file with failures: path, records, and line, offset, error of the first.
+    """
 
     documents_in: int = 0
     documents_failed: int = 0
@@ -132,15 +135,21 @@ def clean_task(item: Cleaning, tell: Tell) -> Cleaned:
             tell(raw.batch.num_rows)
     cleaned.documents_failed = len(failures)
     cleaned.documents_in += len(failures)
-    cleaned.failed = [
-        {key: failure[key] for key in ("path", "line", "offset", "error")}
-        for failure in failures[:20]
-    ]
+    cleaned.failed = _by_file(failures)
     if failures:
         write_failed(Path(f"{stem}.failed.jsonl"), failures)
     cleaned.seconds = {step: round(seconds, 3) for step, seconds in chain_of_steps.seconds.items()}
     write_json(mark_of(item.work, item.task.index), asdict(cleaned))
     return cleaned
+
+
+def _by_file(failures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per file: its first failure, and how many records failed."""
+    files: dict[str, dict[str, Any]] = {}
+    for failure in failures:
+        first = {key: failure[key] for key in ("path", "line", "offset", "error")}
+        files.setdefault(failure["path"], {**first, "records": 0})["records"] += 1
+    return list(files.values())
 
 
 def _failure(failed: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Documents that contain text of an evaluation set.
 
-In: evaluation files, then texts. Out: per text the item it contains, or None. Items and texts are
-compared as their letters and digits alone, lower case, so spacing and punctuation do not hide a copy.
+In: the items of evaluation files (`evaluation_files.py`), then texts. Out: per text the item it
+contains, or None. Items and texts are compared as their letters and digits alone, lower case, so
+spacing and punctuation do not hide a copy.
 
-What counts as an item: every string of the files (cells of CSV and TSV, all strings of JSON and
-JSONL, lines of text) that has a space in it and at least 13 letters and digits, 40 where fewer than
-half are Hangul. What counts as a hit: a short item whole; of an item longer than 32 (80) any stretch
+What counts as an item: every string of the files that has a space in it and at least 13 letters and
+digits, 40 where fewer than half are Hangul. What counts as a hit: a short item whole; of an item longer than 32 (80) any stretch
 of 32 (80). A Korean stretch of 32 letters is about a sentence; the customary 13 words of English
 would be twice that.
 
@@ -16,20 +16,16 @@ by letter, so there are no false hits.
 from __future__ import annotations
 
 import csv
-import glob
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
 from configs.errors import InputError
-from dedup.containers import Damaged, bare_suffix, content
-from dedup.extract import decode
+from dedup.containers import Damaged
+from dedup.evaluation_files import evaluation_items, found_files
 from dedup.normalize import normalize_text
 
 ANCHOR = 13
@@ -82,20 +78,14 @@ class Contamination:
 
     @classmethod
     def from_files(cls, paths: Sequence[str]) -> Contamination:
-        """Read evaluation files (paths, folders or globs). Raises InputError for what is not there."""
-        mistakes: list[str] = []
+        """Read evaluation files (paths, folders, globs). Raises InputError for what cannot be had."""
         items: list[tuple[str, str]] = []
-        for pattern in paths:
-            found = _files(pattern)
-            if not found:
-                mistakes.append(
-                    f"dedup.decontaminate: {pattern} matches no file; name JSON, JSONL, CSV, TSV or text files"
-                )
-            for path in found:
-                try:
-                    items += _items(path)
-                except (Damaged, OSError, ValueError, csv.Error) as error:
-                    mistakes.append(f"dedup.decontaminate: {path}: cannot be read ({error})")
+        files, mistakes = found_files(paths)
+        for path in files:
+            try:
+                items += evaluation_items(path)
+            except (Damaged, OSError, ValueError, csv.Error) as error:
+                mistakes.append(f"dedup.decontaminate: {path}: cannot be read ({error})")
         if mistakes:
             raise InputError(mistakes)
         return cls(items)
@@ -112,57 +102,6 @@ class Contamination:
             )  # fmt: skip
             found.append(self.names[owner] if owner >= 0 else None)
         return found
-
-
-# ── evaluation files ────────────────────────────────────────────────────────────────────────────
-
-
-def _files(pattern: str) -> list[str]:
-    path = Path(pattern)
-    if path.is_dir():
-        return sorted(
-            str(file)
-            for file in path.rglob("*")
-            if file.is_file() and not file.name.startswith((".", "LICENSE", "README"))
-        )
-    if path.is_file():
-        return [str(path)]
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (the pattern may be absolute)
-    return sorted(path for path in found if Path(path).is_file())
-
-
-def _items(path: str) -> Iterator[tuple[str, str]]:
-    name, suffix = Path(path).name, bare_suffix(path)
-    text, _ = decode(content(path))
-    if suffix == ".json":
-        yield from _strings(orjson.loads(text), name)
-    elif suffix in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                yield from _strings(orjson.loads(line), f"{name}#{number}")
-    elif suffix in (".csv", ".tsv"):
-        csv.field_size_limit(1 << 30)
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
-        delimiter = "\t" if suffix == ".tsv" else ","
-        for number, row in enumerate(
-            csv.reader(text.splitlines(), delimiter=delimiter, quoting=quoting), 1
-        ):
-            for cell in row:
-                yield f"{name}#{number}", cell
-    else:
-        for number, line in enumerate(text.splitlines(), 1):
-            yield f"{name}#{number}", line
-
-
-def _strings(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _strings(inner, f"{where}.{key}" if "#" in where else f"{where}#{key}")
-    elif isinstance(value, list):
-        for number, inner in enumerate(value, 1):
-            yield from _strings(inner, f"{where}#{number}" if "#" not in where else where)
 
 
 # ── letters and their index ─────────────────────────────────────────────────────────────────────

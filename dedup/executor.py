@@ -174,9 +174,8 @@ class _Pool(Generic[Item, Result]):
         self.deaths[index] += 1
         if self.deaths[index] > 1:
             raise InputError(
-                f"{self.items[index]}: its worker died twice ({_cause(process.exitcode)}); free memory, "
-                "or set fewer dedup.workers or a smaller dedup.shard. Finished tasks are kept: the same "
-                "command goes on from there"
+                f"{self.items[index]}: its worker died twice ({_cause(process.exitcode)}); free "
+                "memory, or set fewer workers. Finished tasks are kept: the same command goes on"
             )
         self.waiting.append(index)
         self._start()

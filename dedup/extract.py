@@ -134,6 +134,7 @@ _NOT_TEXT = re.compile(
     """
 )
 _SKIP = ["nav", "aside", "footer", "form", "button", "select", "noscript", "template", "dialog"]
+_HANGUL = re.compile("[가-힣]")
 _MANY_SPACES = re.compile(r"[ \t]*\n(?:[ \t]*\n)+")
 
 
@@ -148,6 +149,7 @@ def extract(data: bytes, charset: str | None = None) -> Page:
     title = _title(tree)
     if tree.body is None:
         return Page(title, "", name)
+    _fence_code(tree, tree.body)
     text = extract_plain_text(
         tree,
         main_content=True,
@@ -161,6 +163,23 @@ def extract(data: bytes, charset: str | None = None) -> Page:
         fallback = extract_plain_text(tree, main_content=True, alt_texts=False)
         text = max(text, fallback, key=len)
     return Page(title, _MANY_SPACES.sub("\n\n", text).strip(), name)
+
+
+def _fence_code(tree: HTMLTree, body: ElementNode) -> None:
+    """Put ``` round what stands in <pre>, so that the filters know code from prose.
+
+    Only round what is mostly not Hangul: old boards put whole letters and poems into <pre>.
+    """
+    for block in body.query_selector_all("pre"):
+        code = block.text or ""
+        letters = sum(map(str.isalpha, code))
+        if not code.strip() or "```" in code or 2 * len(_HANGUL.findall(code)) > letters:
+            continue
+        opening = tree.create_text_node("```\n")
+        closing = tree.create_text_node("```" if code.endswith("\n") else "\n```")
+        if opening is not None and closing is not None:
+            block.insert_before(opening, block.first_child)
+            block.append_child(closing)
 
 
 def _title(tree: HTMLTree) -> str:

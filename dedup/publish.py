@@ -33,6 +33,9 @@ _ROWS = 8_192
 _BYTES = 16_000_000  # of a row group before compression, whichever comes first
 
 REASONS = {"exact": "same text", "near": "near copy"}
+NEAR = f"near/{REASONS['near']}"
+_NEAR_CHARACTERS = 20_000
+"""Of an example of a near copy; the report cuts it to where it begins to differ."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ def _duplicates(
         key = f"{step}/{REASONS[step]}"
         done.removed[key] = done.removed.get(key, 0) + count
         shown = done.examples.setdefault(key, [])
+        length = _NEAR_CHARACTERS if key == NEAR else EXAMPLE_CHARACTERS
         for row in (row for row, other in enumerate(steps) if other == step):
             if len(shown) == EXAMPLES:
                 break
@@ -183,7 +187,7 @@ def _duplicates(
                     "id": outcome["id"][row].as_py(),
                     "kept_id": outcome["kept_id"][row].as_py(),
                     "similarity": outcome["similarity"][row].as_py(),
-                    "text": batch["text"][row].as_py()[:EXAMPLE_CHARACTERS],
+                    "text": batch["text"][row].as_py()[:length],
                 }
             )
     rows = batch.num_rows

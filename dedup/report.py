@@ -14,14 +14,20 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from configs.files import read_json, write_json
 from configs.schema import Dedup
 from dedup.clean import EXAMPLES, Cleaned, mark_of
 from dedup.duplicates import Duplicates
-from dedup.publish import Published, published_mark
+from dedup.publish import NEAR, Published, published_mark
 from dedup.read import Task
 
 _FAILED_FILES = 100
+_BESIDE = 400  # characters of each of two near copies, and how many of them before the difference:
+_BEFORE = 80
 
 
 @dataclass
@@ -30,7 +36,8 @@ class Report:
 
     removed: {step: documents}. reasons: {"step/reason": documents}. by_source: {source: the same
     counts}. failed_files: {path, records, error (the first), line, offset} of at most 100 files.
-    examples: {"step/reason": a few documents, text cut}. clusters: {documents in a cluster:
+    examples: {"step/reason": a few documents, text cut; of copies also kept_id, similarity and, of
+    near copies, kept_text: both from a little before their first difference}. clusters: {documents in a cluster:
     clusters}, singles left out. similarities: {lower bound of a bin of 0.02: removed copies}.
     largest_clusters: {id, documents}. near: figures of each comparison. pii: {kind: masked}.
     renamed_ids: ids that occurred before and got a `~2`. digest: of the config that made this.
@@ -70,8 +77,8 @@ class Report:
         return cls(**{key: value for key, value in read_json(path).items() if key in known})
 
 
-def summarise(tasks: list[Task], dedup: Dedup, work: Path) -> Report:
-    """Add up the marks of all tasks."""
+def summarise(tasks: list[Task], dedup: Dedup, work: Path, documents: Path) -> Report:
+    """Add up the marks of all tasks; `documents` is the folder of what stayed."""
     report = Report()
     found = Duplicates(**read_json(work / "duplicates.json"))
     removed: Counter[str] = Counter()
@@ -109,6 +116,7 @@ def summarise(tasks: list[Task], dedup: Dedup, work: Path) -> Report:
         seconds.update(cleaned.seconds)
         pii.update(cleaned.pii)
         _note_failed(failed, cleaned)
+    _put_beside(report.examples.get(NEAR, []), documents)
     report.removed = dict(removed)
     report.reasons = dict(sorted(reasons.items()))
     report.pii = dict(sorted(pii.items()))
@@ -137,7 +145,31 @@ def _empty_source() -> dict[str, Any]:
 def _note_failed(failed: dict[str, dict[str, Any]], cleaned: Cleaned) -> None:
     for failure in cleaned.failed:
         entry = failed.setdefault(failure["path"], {**failure, "records": 0})
-        entry["records"] += 1
+        entry["records"] += failure["records"]
+
+
+def _put_beside(examples: list[dict[str, Any]], documents: Path) -> None:
+    """Give each example of a near copy the kept text, both cut to where they begin to differ."""
+    wanted = {example["kept_id"] for example in examples}
+    kept: dict[str, str] = {}
+    for path in sorted(documents.glob("*.parquet")):
+        if len(kept) == len(wanted):
+            break
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["id"])["id"]
+                places = pc.indices_nonzero(pc.is_in(ids, pa.array(sorted(wanted), ids.type)))
+                if len(places):
+                    rows = file.read_row_group(group, columns=["id", "text"]).take(places)
+                    kept |= {row["id"]: row["text"] for row in rows.to_pylist()}
+    for example in examples:
+        text, other = example["text"], kept[example["kept_id"]]
+        pairs = enumerate(zip(text, other, strict=False))
+        same = next((at for at, (a, b) in pairs if a != b), min(len(text), len(other)))
+        begin = same - _BEFORE if same > _BEFORE else 0
+        example["text"], example["kept_text"] = (
+            ("…" if begin else "") + one[begin : begin + _BESIDE] for one in (text, other)
+        )
 
 
 def _balance(report: Report) -> None:

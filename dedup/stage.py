@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from typing import Any
 
 from configs.errors import InputError
 from configs.files import read_json, write_json
+from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from configs.schema import Config, Dedup, Section
 from dedup.clean import Cleaned, Cleaning, clean_task, mark_of
@@ -38,7 +38,7 @@ from dedup.publish import Publishing, publish_task, published_mark
 from dedup.read import Task, plan
 from dedup.report import Report, summarise
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the work files. A change makes unfinished runs start again."""
 
 _LIMIT_OF = {
@@ -87,7 +87,7 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         _something_left(tasks, work)
         renamed = _duplicates(tasks, dedup, work, workers, say)
         published = _publish(tasks, dedup, work, out, renamed, workers, say)
-        report = summarise(tasks, dedup, work)
+        report = summarise(tasks, dedup, work, out / "documents")
         report.digest = digest
         report.seconds["publish"] = round(published, 3)
         report.wall_seconds = round(time.monotonic() - begin, 3)
@@ -207,9 +207,7 @@ def _input_digest(tasks: list[Task]) -> str:
 
 
 def _workers(dedup: Dedup) -> int:
-    if dedup.workers != "auto":
-        return dedup.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() if dedup.workers == "auto" else dedup.workers
 
 
 def _something_left(tasks: list[Task], work: Path) -> None:

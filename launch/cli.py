@@ -8,6 +8,8 @@ and resumable by the same command; 130 Ctrl-C, resumable too; 1 anything else.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -51,9 +53,15 @@ def init(
     if path.exists():
         raise InputError(f"{path}: is there already; move it away, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    name = folder.resolve().name
-    path.write_text(init_text(name), encoding="utf-8")
-    print(f"wrote {path}: put your text where `paths` says, then\n  malmoi run {path} --dry-run")
+    path.write_text(init_text(_run_name(folder.resolve().name)), encoding="utf-8")
+    command = shlex.join(["malmoi", "run", str(path), "--dry-run"])
+    print(f"wrote {path}: put your text where `paths` says, then\n  {command}")
+
+
+def _run_name(folder: str) -> str:
+    """A folder's name as the name of a run, which is also a folder's on every machine: ASCII."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder).strip("-_.")
+    return name or "my-run"
 
 
 @app.command()
@@ -94,7 +102,10 @@ def evaluate(
     """Bits per byte on held-out text, by source and language."""
     from launch.evaluation import evaluate as measure
 
-    measure(model, config, overrides or [])
+    if config is not None and "=" in config and not Path(config).exists():  # CONFIG left out
+        measure(model, None, [config, *(overrides or [])])
+    else:
+        measure(model, config, overrides or [])
 
 
 @app.command()
@@ -165,6 +176,22 @@ def why(
     print(explain_removal(folder, document))
 
 
+@app.command("compare-tokenizers")
+def compare_tokenizers(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="llama3, a tokenizer's folder, or a hub id")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="the one to compare it with")],
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="default: two Korean sentences")
+    ] = None,
+) -> None:
+    """Two tokenizers on one text: tokens per eojeol, and where each cuts."""
+    from launch.compare import side_by_side
+
+    print(side_by_side(a, b, text))
+
+
 @app.command()
 def explain(
     key: Annotated[str, typer.Argument(metavar="KEY", help="a dotted config key")],
@@ -182,7 +209,7 @@ def _stages(source: str, overrides: list[str] | None, only: str | None, *, dry_r
     folder = run_folder(config)
     from launch.pipeline import run_command
 
-    run_command(config, folder, source, only, dry_run=dry_run)
+    run_command(config, folder, source, overrides or [], only, dry_run=dry_run)
 
 
 def _on_sigterm(number: int, frame: object) -> NoReturn:
@@ -212,10 +239,28 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except OSError as error:
-        if not is_no_space(error):
+        if is_no_space(error):
+            status = _mistakes([no_space(error, Path.cwd())])
+        elif isinstance(error, tuple(_MENDS)) and error.filename is not None:
+            status = _mistakes([_file_mistake(error)])
+        else:
             raise
-        status = _mistakes([no_space(error, Path.cwd())])
     sys.exit(status)
+
+
+_MENDS: dict[type[OSError], str] = {
+    PermissionError: "give yourself the right to it, or name another path",
+    FileExistsError: "a file stands where a folder is needed; move it away, or name another path",
+    NotADirectoryError: "a file stands where a folder is needed; move it away, or name another path",
+    IsADirectoryError: "a folder stands where a file is needed; move it away, or name another path",
+    FileNotFoundError: "check the path; if malmoi made it, give the same command again",
+}
+
+
+def _file_mistake(error: OSError) -> str:
+    mend = next(mend for kind, mend in _MENDS.items() if isinstance(error, kind))
+    reason = (error.strerror or type(error).__name__).lower()
+    return f"{os.fsdecode(error.filename)}: {reason}; {mend}"
 
 
 def _usage(error: Any) -> int:
@@ -235,8 +280,6 @@ def _mistakes(lines: list[str] | tuple[str, ...]) -> int:
 
 
 def _again() -> str:
-    import shlex
-
     return shlex.join(["malmoi", *sys.argv[1:]])
 
 

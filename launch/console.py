@@ -1,7 +1,7 @@
 """What a person sees while a stage runs: a bar on a terminal, a plain line every few seconds elsewhere.
 
 `Console.log` is the `log` that stages are given. Figures go to stderr, so that stdout holds only
-what a command was asked for and can be piped.
+what a command was asked for and can be piped; the plain lines also go to the stage's file in logs/.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from configs.progress import Progress
@@ -23,8 +26,9 @@ class Console:
         self.interactive = sys.stderr.isatty() if interactive is None else interactive
         self._bars: Any = None
         self._tasks: dict[tuple[str, str], Any] = {}
-        self._started: dict[tuple[str, str], float] = {}
+        self._first: dict[tuple[str, str], tuple[float, float]] = {}
         self._said: dict[tuple[str, str], float] = {}
+        self._file: Path | None = None
 
     def __enter__(self) -> Console:
         return self
@@ -38,32 +42,56 @@ class Console:
             self._bars.stop()
             self._bars = None
         self._tasks.clear()
-        self._started.clear()
+        self._first.clear()
         self._said.clear()
+
+    def log_to(self, path: Path | None) -> None:
+        """From now on write plain lines to the end of this file too; None ends that."""
+        self._file = path
 
     def say(self, line: str = "") -> None:
         """Print a line above the bars."""
+        self.note(line)
         if self._bars is not None:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
+    def note(self, line: str) -> None:
+        """Write a line to the stage's log alone; a disk that has no room for it loses it."""
+        if self._file is None:
+            return
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as handle:
+                handle.write(f"{stamp} {line}\n")
+
     def log(self, progress: Progress) -> None:
         """Take one report; cheap when called often."""
         key = (progress.stage, progress.step)
         now = time.monotonic()
-        self._started.setdefault(key, now)
+        # A resumed step does not start at 0, and a restarted one falls back: rates count from there.
+        if key not in self._first or progress.done < self._first[key][1]:
+            self._first[key] = now, progress.done
         if self.interactive:
             self._draw(key, progress)
-        elif (
-            now - self._said.get(key, self._started[key] - PLAIN_EVERY) >= PLAIN_EVERY
-            or (progress.total is not None and progress.done >= progress.total)
-        ) and self._said.get(key) != float("inf"):
-            finished = progress.total is not None and progress.done >= progress.total
+        finished = progress.total is not None and progress.done >= progress.total
+        last = self._said.get(key, -PLAIN_EVERY)
+        if last != float("inf") and (finished or now - last >= PLAIN_EVERY):
             self._said[key] = float("inf") if finished else now
-            self.say(self._plain(progress, now - self._started[key]))
+            line = self._plain(progress, *self._since_first(key, progress))
+            if self.interactive:
+                self.note(line)
+            else:
+                self.say(line)
 
-    def _plain(self, progress: Progress, seconds: float) -> str:
+    def _since_first(self, key: tuple[str, str], progress: Progress) -> tuple[float, float]:
+        """Seconds and amount since a step was first heard of."""
+        started, done = self._first[key]
+        return time.monotonic() - started, progress.done - done
+
+    def _plain(self, progress: Progress, seconds: float, more: float) -> str:
         parts = [f"  {progress.stage} · {progress.step}"]
         if progress.total:
             parts.append(
@@ -72,12 +100,10 @@ class Console:
             parts.append(f"{100 * progress.done / progress.total:.0f} %")
         elif progress.done:
             parts.append(f"{amount(progress.done)} {progress.unit}".rstrip())
-        if seconds > 1 and progress.done:
-            parts.append(
-                f"{amount(progress.done / seconds)} {progress.unit}/s".replace(" /s", "/s")
-            )
+        if seconds > 1 and more > 0:
+            parts.append(f"{amount(more / seconds)} {progress.unit}/s".replace(" /s", "/s"))
             if progress.total and progress.done < progress.total:
-                left = seconds * (progress.total - progress.done) / progress.done
+                left = seconds * (progress.total - progress.done) / more
                 parts.append(f"{duration(left)} left")
         if progress.message:
             parts.append(progress.message)
@@ -101,10 +127,14 @@ class Console:
             self._bars.start()
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(
-                f"{progress.stage} · {progress.step}", total=progress.total, rate="", message=""
+                f"{progress.stage} · {progress.step}",
+                total=progress.total,
+                completed=progress.done,
+                rate="",
+                message="",
             )
-        seconds = time.monotonic() - self._started[key]
-        rate = f"{amount(progress.done / seconds)} {progress.unit}/s" if seconds > 0.5 else ""
+        seconds, more = self._since_first(key, progress)
+        rate = f"{amount(more / seconds)} {progress.unit}/s" if seconds > 0.5 and more > 0 else ""
         self._bars.update(
             self._tasks[key],
             completed=progress.done,
@@ -115,13 +145,13 @@ class Console:
 
 
 def amount(value: float) -> str:
-    """1234567 → "1.23 M"; small whole numbers stay whole."""
+    """1234567 → "1.23 M"; small whole numbers stay whole, small others keep two digits."""
     for scale, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
         if abs(value) >= scale:
             return f"{value / scale:.2f}{letter}"
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.1f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,10 @@ the end, one reply by a new process, the page, and the commands to try next.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +16,61 @@ from configs.errors import InputError
 from configs.files import read_json, write_json
 from configs.schema import Config
 from launch.console import Console, amount, duration, table
-from launch.run import configured, dry_run, reports, run_stages
+from launch.run import configured, reports, run_stages
+from launch.run import dry_run as plan
 from launch.section_training import TOY
+
+Reply = dict[str, str]
 
 
 def run_command(
-    config: Config, folder: Path, source: str, only: str | None, *, dry_run: bool
+    config: Config,
+    folder: Path,
+    source: str,
+    overrides: Sequence[str],
+    only: str | None,
+    *,
+    dry_run: bool,
 ) -> None:
-    """Run a config's stages, or `only` one, and print what was made, where, and what to do next."""
+    """Run a config's stages, or `only` one, and print what was made, where, and what to do next.
+
+    source and overrides: as the person gave them, for the commands that are printed.
+    """
     stages = configured(config)
     if not stages:
         raise InputError(f"{source}: has no stage; give it dedup, tokenizer or pretrain")
     if only is not None and only not in stages:
         raise InputError(f"{source}: has no {only} section; `malmoi explain {only}` tells its keys")
+    chosen = [only] if only else stages
     if dry_run:
-        _say_plan(config, folder, only)
+        print(f"{config.name} → {folder} (dry run: nothing is written)")
+        for line in plan(config, folder, chosen):
+            print(f"  {line}")
         return
-    with Console() as console:
-        console.say(f"{config.name} → {folder}")
-        run_stages(config, folder, [only] if only else stages, console)
-        if only is None and config.chat.prompts and (folder / "model" / "config.json").exists():
-            _reply(config, folder, console)
+    replies: list[Reply] = []
+
+    def finish() -> None:
         from launch.report import write
 
-        page = write(folder)
+        if not config.chat.prompts:
+            (folder / "replies.json").unlink(missing_ok=True)
+        elif only is None and (folder / "model" / "config.json").exists():
+            replies.extend(_reply(config, folder, console))
+            write_json(folder / "replies.json", replies)
+        write(folder)
+
+    with Console() as console:
+        run_stages(config, folder, chosen, console, at_end=finish)
     print(_summary(folder))
-    for line in _replies(folder):
+    for line in _conversation(replies, folder):
         print(line)
-    print(f"report   {page}")
+    print(f"report   {folder / 'report.html'}")
     print("next")
-    for command in _next(config, folder, source, only):
+    for command in _next(config, folder, [source, *overrides], only):
         print(f"  {command}")
 
 
-def _say_plan(config: Config, folder: Path, only: str | None) -> None:
-    print(f"{config.name} → {folder} (dry run: nothing is written)")
-    for line in dry_run(config, folder):
-        if only is None or line.startswith(f"{only}:"):
-            print(f"  {line}")
-
-
-def _reply(config: Config, folder: Path, console: Console) -> None:
+def _reply(config: Config, folder: Path, console: Console) -> list[Reply]:
     """Answer the config's prompts with a process that knows nothing but the model folder."""
     answers = []
     for prompt in config.chat.prompts:
@@ -82,12 +98,11 @@ def _reply(config: Config, folder: Path, console: Console) -> None:
             console.say(f"    the model did not answer: {done.stderr.strip()[-400:]}")
             continue
         answers.append({"prompt": prompt, "reply": done.stdout.strip()})
-    write_json(folder / "replies.json", answers)
+    return answers
 
 
-def _replies(folder: Path) -> list[str]:
-    path = folder / "replies.json"
-    if not path.is_file():
+def _conversation(replies: Sequence[Reply], folder: Path) -> list[str]:
+    if not replies:
         return []
     parameters = (reports(folder).get("pretrain") or {}).get("parameters", 0)
     lines = []
@@ -95,9 +110,9 @@ def _replies(folder: Path) -> list[str]:
         lines.append(
             f"a toy model of {parameters / 1e6:.1f} M parameters answers (it has seen little):"
         )
-    for answer in read_json(path):
+    for answer in replies:
         lines += [f"  you    {answer['prompt']}", f"  model  {answer['reply']}"]
-    return [*lines, ""] if lines else []
+    return [*lines, ""]
 
 
 def _summary(folder: Path) -> str:
@@ -153,18 +168,20 @@ def saved(report: dict[str, Any]) -> str:
     return f"{100 * share:.1f} % fewer tokens on {held} Korean words"
 
 
-def _next(config: Config, folder: Path, source: str, only: str | None) -> list[str]:
+def _next(config: Config, folder: Path, given: Sequence[str], only: str | None) -> list[str]:
+    """Commands to try, ready to be pasted; `given` is CONFIG and the overrides of this one."""
+    model = str(folder / "model")
     if (folder / "model" / "config.json").exists():
         return [
-            f"malmoi chat {folder / 'model'}",
-            f"malmoi chat {folder / 'model'} --serve          # http://127.0.0.1:8000",
-            _why(folder) or f"malmoi evaluate {folder / 'model'}",
+            shlex.join(["malmoi", "chat", model]),
+            f"{shlex.join(['malmoi', 'chat', model, '--serve'])}          # http://127.0.0.1:8000",
+            _why(folder) or shlex.join(["malmoi", "evaluate", model]),
         ]
     stages = configured(config)
     following = stages[stages.index(only) + 1 :] if only in stages else []
-    return (
-        [f"malmoi {following[0]} {source}"] if following else [_why(folder) or "malmoi init my-run"]
-    )
+    if following:
+        return [shlex.join(["malmoi", following[0], *given])]
+    return [_why(folder) or "malmoi init my-run"]
 
 
 def _why(folder: Path) -> str | None:
@@ -172,8 +189,6 @@ def _why(folder: Path) -> str | None:
     files = sorted((folder / "dedup" / "removed").glob("*.parquet"))
     if not files:
         return None
-    import shlex
-
     import pyarrow.parquet as parquet
 
     rows = [

@@ -1,30 +1,38 @@
 """One training rank, as torchrun starts it: `python -m launch.rank RUNFOLDER`.
 
-Output goes to logs/pretrain-<host>-<rank>.log. Rank 0 writes its progress and the outcome to files
-that the launcher reads. A crash leaves with its own status (and is restarted); a stop on request
-and a person's mistake leave with 0 and say so in the outcome.
+Output goes to logs/pretrain-<host>-<rank>.log. Rank 0 writes its progress, and any rank the outcome,
+to files that the launcher reads. A crash leaves with its own status (and is restarted); a stop on
+request, a person's mistake and a full disk leave with 0 and say so in the outcome, for a restart
+would not mend them. When torchrun dies its ranks die too: nobody else would ever end them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
+import shutil
+import signal
 import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
 
 from configs.errors import InputError, Stopped, is_no_space, no_space
-from configs.files import write_json
 from configs.load import load
 from configs.progress import Progress
+
+OUTCOME_BYTES = 16_384
+"""Room for the outcome, written as blanks before training: a full disk cannot keep it from being told."""
 
 
 def main(folder: Path) -> int:
     rank = int(os.environ.get("RANK", "0"))
+    die_with_parent(signal.SIGKILL)
     _to_log(folder / "logs" / f"pretrain-{platform.node()}-{rank}.log")
-    progress = (folder / "pretrain" / ".progress.jsonl").open("a") if rank == 0 else None
+    stage = folder / "pretrain"
+    progress = (stage / ".progress.jsonl").open("a") if rank == 0 else None
 
     def log(report: Progress) -> None:
         if progress is not None:
@@ -39,19 +47,53 @@ def main(folder: Path) -> int:
         outcome = {"status": "done"}
     except InputError as error:
         outcome = {"status": "error", "lines": list(error.lines)}
-    except OSError as error:
-        if not is_no_space(error):
-            traceback.print_exc()
-            return 1
-        outcome = {"status": "error", "lines": [no_space(error, folder)]}
     except (Stopped, KeyboardInterrupt):
         outcome = {"status": "stopped"}
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        if not is_no_space(error, folder):
+            traceback.print_exc()
+            return 1
+        line = no_space(error, folder)
+        _remove_halves(stage)
+        outcome = {"status": "error", "lines": [line]}
     if rank == 0 or outcome["status"] == "error":
-        write_json(folder / "pretrain" / ".outcome.json", outcome)
+        write_outcome(stage / ".outcome.json", outcome)
     return 0
+
+
+def write_outcome(path: Path, outcome: dict[str, object]) -> None:
+    """Write over the blanks that the launcher left in the file, at once and without growing it."""
+    text = json.dumps(outcome).ljust(OUTCOME_BYTES).encode("ascii")
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(handle, text, 0)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_outcome(path: Path) -> dict[str, object] | None:
+    """What a rank left, None before any did."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Ask the kernel to send this process a signal when the one that started it ends (Linux)."""
+    pr_set_pdeathsig = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
+
+
+def _remove_halves(stage: Path) -> None:
+    """Delete files and folders that were never finished: room, and nothing that is needed."""
+    for path in sorted(stage.rglob("*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _to_log(path: Path) -> None:

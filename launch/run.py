@@ -11,18 +11,22 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from configs.errors import InputError
+from configs.errors import InputError, is_no_space, no_space
 from configs.files import read_json, write_text
 from configs.load import changed_keys, dump, output_keys
 from configs.schema import Config
 from launch.console import Console, duration
-from launch.lineage import Entry, Lineage, digest, file_digests
+from launch.inputs import changes, inputs_of, refuse
+from launch.lineage import Entry, Lineage
+
+if TYPE_CHECKING:
+    from launch.tracking import Tracker
 
 STAGES = ("dedup", "tokenizer", "pretrain")
 FOLDERS = {"dedup": ["dedup"], "tokenizer": ["tokenizer"], "pretrain": ["pretrain", "model"]}
@@ -61,7 +65,7 @@ def decide(config: Config, lineage: Lineage, stage: str) -> Decision:
     """Compare a stage's keys and inputs with what lineage.json says made its output."""
     keys = output_keys(config, stage)
     earlier = lineage.stage(stage)
-    inputs = _inputs(config, lineage, stage, earlier)
+    inputs = inputs_of(config, lineage, stage, earlier)
     if earlier is None:
         leftover = [name for name in FOLDERS[stage] if (lineage.folder / name).exists()]
         if leftover:
@@ -72,7 +76,7 @@ def decide(config: Config, lineage: Lineage, stage: str) -> Decision:
         f"{key} changed: {_value(earlier['keys'], key)} → {_value(keys, key)}"
         for key in changed_keys(earlier["keys"], keys)
     ]
-    reasons += _changed_inputs(earlier["inputs"], inputs)
+    reasons += changes(earlier["inputs"], inputs)
     if reasons:
         return Decision(stage, "again", tuple(reasons), keys, inputs)
     if earlier["status"] != "done":
@@ -84,11 +88,12 @@ def decide(config: Config, lineage: Lineage, stage: str) -> Decision:
     return Decision(stage, "skip", (), keys, inputs)
 
 
-def dry_run(config: Config, folder: Path) -> list[str]:
-    """What `run` would do, a line a stage. Reads digests; writes nothing."""
+def dry_run(config: Config, folder: Path, stages: Sequence[str]) -> list[str]:
+    """What `run_stages` would do, a line a stage. Reads digests; writes nothing."""
+    refuse(config, stages)
     lineage = Lineage(folder)
     lines, earlier_runs = [], None
-    for stage in configured(config):
+    for stage in stages:
         if earlier_runs:
             lines.append(
                 f"{stage}: runs after {earlier_runs} (skipped if its input comes out unchanged)"
@@ -104,41 +109,85 @@ def dry_run(config: Config, folder: Path) -> list[str]:
 
 
 def run_stages(
-    config: Config, folder: Path, stages: Sequence[str], console: Console
+    config: Config,
+    folder: Path,
+    stages: Sequence[str],
+    console: Console,
+    *,
+    at_end: Callable[[], None] | None = None,
 ) -> dict[str, Decision]:
     """Run, resume or skip each stage; returns what was decided.
 
-    Raises InputError for the person's mistakes, Stopped or KeyboardInterrupt after a stop. Whatever
-    is raised, lineage.json says "running" for a stage that did not end, and the same call resumes.
+    at_end: called when all are done, while the run folder is still held and tracked; what it writes
+    is mirrored too. Raises InputError for the person's mistakes (a full disk is one), Stopped or
+    KeyboardInterrupt after a stop. Whatever is raised, lineage.json says "running" for a stage that
+    did not end, and the same call resumes.
     """
     from launch.tracking import Tracker
 
-    decisions = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder):
-        write_text(folder / "config.yaml", dump(config))
-        lineage = Lineage(folder)
-        with Tracker(config, folder, console) as tracker:
-            for stage in stages:
-                decision = decide(config, lineage, stage)
-                decisions[stage] = decision
-                console.say(decision.line())
-                if decision.action == "skip":
-                    continue
-                if decision.action == "again":
-                    _set_aside(folder, stage, console)
-                lineage.begin(stage, decision.keys, decision.inputs)
-                started = time.monotonic()
-                tracker.begin(stage)
-                try:
-                    _run_stage(stage, config, folder, console)
-                finally:
-                    console.close()
-                    lineage.spent(stage, time.monotonic() - started)
-                lineage.finish(stage, _outputs(folder, stage))
-                tracker.end(stage, lineage)
-                console.say(f"{stage}: done in {duration(time.monotonic() - started)}")
+    refuse(config, stages)
+    decisions: dict[str, Decision] = {}
+    with _room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            write_text(folder / "config.yaml", dump(config))
+            lineage = Lineage(folder)
+            with Tracker(config, folder, console) as tracker:
+                for stage in stages:
+                    decision = decide(config, lineage, stage)
+                    if not decisions:
+                        console.say(f"{config.name} → {folder}")
+                    decisions[stage] = decision
+                    console.say(decision.line())
+                    if decision.action != "skip":
+                        _run_one(decision, config, lineage, tracker, console)
+                if at_end is not None:
+                    at_end()
     return decisions
+
+
+def _run_one(
+    decision: Decision, config: Config, lineage: Lineage, tracker: Tracker, console: Console
+) -> None:
+    """Run or resume one stage, with its log, its time and its entry in lineage.json."""
+    stage, folder = decision.stage, lineage.folder
+    if decision.action == "again":
+        _set_aside(folder, stage, console)
+    if stage == "pretrain":  # they are what the model before this one said
+        (folder / "replies.json").unlink(missing_ok=True)
+    lineage.begin(stage, decision.keys, decision.inputs)
+    started = time.monotonic()
+    tracker.begin(stage)
+    if stage != "pretrain":  # whose ranks write logs of their own
+        console.log_to(folder / "logs" / f"{stage}-{os.uname().nodename}-0.log")
+    try:
+        console.note(decision.line())
+        _run_stage(stage, config, folder, console)
+        console.note(f"{stage}: done in {duration(time.monotonic() - started)}")
+    except BaseException as error:
+        console.note(f"{stage}: {type(error).__name__}: {error}".rstrip(": "))
+        raise
+    finally:
+        console.close()
+        console.log_to(None)
+        with suppress(OSError):  # on a full disk: the error that is on its way says more
+            lineage.spent(stage, time.monotonic() - started)
+    lineage.finish(stage, _outputs(folder, stage))
+    tracker.end(stage, lineage)
+    console.say(f"{stage}: done in {duration(time.monotonic() - started)}")
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Turn a full disk, wherever it is met, into words."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_no_space(error, folder):
+            raise InputError(no_space(error, folder)) from error
+        raise
 
 
 def _run_stage(stage: str, config: Config, folder: Path, console: Console) -> None:
@@ -151,9 +200,8 @@ def _run_stage(stage: str, config: Config, folder: Path, console: Console) -> No
 
         train_tokenizer(config, folder, log=console.log)
     else:
-        from pretrain.stage import prepare
-
         from launch.clusters.local import run_ranks
+        from pretrain.stage import prepare
 
         assert config.pretrain is not None
         prepare(config, folder, log=console.log)
@@ -180,89 +228,6 @@ def lock(folder: Path) -> Iterator[None]:
         handle.write(f"process {os.getpid()} on {os.uname().nodename}")
         handle.flush()
         yield
-
-
-# ── inputs and outputs ──────────────────────────────────────────────────────────────────────────
-
-
-def _inputs(config: Config, lineage: Lineage, stage: str, earlier: Entry | None) -> Entry:
-    """Digests of what a stage reads. Raises InputError where an earlier stage has to run first."""
-    before = (earlier or {}).get("inputs", {})
-    if stage == "dedup":
-        assert config.dedup is not None
-        from dedup.read import plan
-
-        paths = sorted({path for task in plan(config.dedup) for path in task.files})
-        paths += sorted(config.dedup.decontaminate)
-        return {"files": file_digests(map(Path, paths), before)}
-    section: Any = getattr(config, stage)
-    inputs: Entry = {}
-    if section.documents:
-        from dedup.documents import document_files
-
-        inputs["files"] = file_digests(document_files(section.documents), before)
-    else:
-        inputs["dedup"] = _finished(config, lineage, "dedup", stage)
-    if stage == "pretrain":
-        if section.tokenizer:
-            inputs["tokenizer"] = _folder_digest(section.tokenizer)
-        else:
-            inputs["tokenizer"] = _finished(config, lineage, "tokenizer", stage)
-    if isinstance(section.base, str):
-        inputs["base"] = _folder_digest(section.base)
-    return inputs
-
-
-def _finished(config: Config, lineage: Lineage, needed: str, stage: str) -> str:
-    entry = lineage.stage(needed)
-    if entry is None or entry["status"] != "done":
-        if getattr(config, needed) is None:
-            own = "documents" if needed == "dedup" else "tokenizer"
-            raise InputError(
-                f"{stage}: the config has no {needed} section; add one, or name {stage}.{own}"
-            )
-        raise InputError(
-            f"{stage}: {needed} has not finished in {lineage.folder}; run `malmoi {needed}` or "
-            "`malmoi run` with the same config first"
-        )
-    return str(entry["digest"])
-
-
-def _folder_digest(base: str) -> str:
-    """Size and time of a local folder's files; a name (llama3, a hub id) stands for itself."""
-    path = Path(base)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
-    elif path.is_file():
-        files = [path]
-    else:
-        return base
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return digest(stats)
-
-
-def _changed_inputs(before: Entry, now: Entry) -> list[str]:
-    reasons = []
-    old = {item["path"]: item["sha256"] for item in before.get("files", [])}
-    new = {item["path"]: item["sha256"] for item in now.get("files", [])}
-    for said, paths in (
-        ("new input", [path for path in new if path not in old]),
-        ("input gone", [path for path in old if path not in new]),
-        ("input changed", [path for path in new if path in old and new[path] != old[path]]),
-    ):
-        if paths:
-            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            reasons.append(f"{said}: {paths[0]}{more}")
-    reasons += [
-        f"{said} changed"
-        for key, said in (
-            ("dedup", "the documents of dedup"),
-            ("tokenizer", "the tokenizer"),
-            ("base", "the base"),
-        )
-        if key in now and before.get(key) != now[key]
-    ]
-    return reasons
 
 
 def _outputs(folder: Path, stage: str) -> list[Path]:

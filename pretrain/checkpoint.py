@@ -71,11 +71,15 @@ def _name(step: int) -> str:
 
 
 def save(engine: Any, folder: Path, state: State, ranks: Ranks, *, keep: int) -> Path:
-    """Save a checkpoint; every rank calls it. Keeps the `keep` newest."""
+    """Save a checkpoint; every rank calls it. Keeps it and the `keep` − 1 before it.
+
+    Checkpoints of later steps go: a run that has come to this step again passed them over, for they
+    are damaged.
+    """
     partial, target = folder / f"{_name(state.step)}.tmp", folder / _name(state.step)
     if ranks.first:
-        shutil.rmtree(partial, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_halves(folder)
     ranks.barrier()
     engine.save_checkpoint(str(folder), tag=partial.name, save_latest=False)
     ranks.barrier()
@@ -88,12 +92,15 @@ def save(engine: Any, folder: Path, state: State, ranks: Ranks, *, keep: int) ->
             sync(path)
         digests = {str(path.relative_to(partial)): sha256(path) for path in files}
         write_json(partial / "manifest.json", digests)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            remove(target)
         partial.rename(target)
         sync(folder)
         write_text(folder / "latest", target.name + "\n")
-        for old in _found(folder)[keep:]:
-            remove(old)
+        before = [path for path in _found(folder) if path.name < target.name]
+        for path in _found(folder):
+            if path != target and path not in before[: keep - 1]:
+                remove(path)
     ranks.barrier()
     return target
 
@@ -103,6 +110,15 @@ def remove(checkpoint: Path) -> None:
     gone = checkpoint.with_name(checkpoint.name + ".old.tmp")
     checkpoint.rename(gone)
     shutil.rmtree(gone)
+
+
+def remove_halves(folder: Path) -> None:
+    """Delete what a save, a conversion or a removal that was killed has left there."""
+    for path in folder.glob("*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _found(folder: Path) -> list[Path]:

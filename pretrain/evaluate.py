@@ -135,10 +135,11 @@ def judge(
     for number, (source, made) in enumerate(sources.items()):
         log(Progress("pretrain", "evaluate", number, len(sources), "sources", source))
         total = 0.0
-        for start in range(0, len(made), micro_batch * world_size):
-            low = start + rank * micro_batch
-            mine = made[low : low + micro_batch]
-            batch = batched(mine, micro_batch, len(made[0].ids), filler).to(device)
+        size = max(1, min(micro_batch, -(-len(made) // world_size)))  # filled-up rows cost as much
+        for start in range(0, len(made), size * world_size):
+            low = start + rank * size
+            mine = made[low : low + size]
+            batch = batched(mine, size, len(made[0].ids), filler).to(device)
             total += float(loss(batch.input_ids, batch.position_ids, batch.targets))
         bits[source] = total / math.log(2)
     return bits

@@ -12,10 +12,12 @@ vocabulary are suppressed in generation.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from configs.files import read_json, sync, write_text
@@ -103,19 +105,23 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
     sources = config.dedup.sources if config.dedup else []
     licences = {source.name: source.licence for source in sources}
     base = pretrain.base
-    started = (
-        f"random weights ({base.get('model_type')}, {report.parameters:,} parameters)"
-        if isinstance(base, dict)
-        else f"[{base}]({base})"
-        if not Path(base).exists()
-        else f"`{Path(base).name}`"
-    )
+    front, about = [], []
+    if isinstance(base, dict):
+        started = f"random weights ({base.get('model_type')}, {report.parameters:,} parameters)"
+    else:
+        on_hub = not Path(base).exists()
+        started = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
+        licence = base_licence(base)
+        front = [f"base_model: {base}"] if on_hub else []
+        front += [f"license: {licence}"] if licence else []
+        about = [f"Licence of the base: {licence or 'see the base itself'}.", ""]
     lines = [
         "---",
         "language: [ko, en]",
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags: [malmoi, korean]",
+        *front,
         "---",
         "",
         f"# {config.name}",
@@ -123,6 +129,7 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
         f"Made with Malmoi from {started}: {report.tokens:,} tokens in {len(report.phases)} "
         f"phase{'s' if len(report.phases) != 1 else ''}, vocabulary {report.vocab_size:,}.",
         "",
+        *about,
         "## Data",
         "",
         "| source | kind | documents | tokens | licence |",
@@ -154,9 +161,7 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
     ]
     before, after = report.bits_per_byte["before"], report.bits_per_byte["after"]
     lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in after]
-    lineage = run / "lineage.json"
-    if lineage.is_file():
-        lines += ["", f"Lineage: {_lineage_digest(lineage)}"]
+    lines += ["", "## Lineage", "", *_lineage(run, report.identity)]
     lines += [
         "",
         "## Use",
@@ -172,8 +177,26 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
     return "\n".join(lines)
 
 
-def _lineage_digest(path: Path) -> str:
-    import hashlib
+def base_licence(base: str) -> str | None:
+    """The licence that a base's README.md names in its front matter; nothing is downloaded."""
+    readme: Any = Path(base) / "README.md"
+    if not Path(base).exists():
+        readme = try_to_load_from_cache(base, "README.md")
+    if not isinstance(readme, str | Path) or not Path(readme).is_file():
+        return None
+    text = Path(readme).read_text(encoding="utf-8", errors="replace")
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:\s*['\"]?([\w.+-]+)", front[1], re.MULTILINE) if front else None
+    return found[1] if found else None
 
-    stages: Any = read_json(path)
-    return hashlib.sha256(repr(stages).encode("utf-8")).hexdigest()[:16]
+
+def _lineage(run: Path, identity: str) -> list[str]:
+    """What this model was made of, as digests that stand in the run's own files."""
+    path = run / "lineage.json"
+    stages: dict[str, Any] = read_json(path).get("stages", {}) if path.is_file() else {}
+    lines = [
+        f"- {stage}: `{stages[stage]['digest']}` (`stages.{stage}.digest` in the run's lineage.json)"
+        for stage in ("dedup", "tokenizer")
+        if stages.get(stage, {}).get("status") == "done"
+    ]
+    return [*lines, f"- pretrain: `{identity}` (`identity` in the run's pretrain/report.json)"]

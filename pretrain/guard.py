@@ -28,8 +28,8 @@ def check_finite(what: str, value: float, *, step: int, phase: str, first: int, 
         return
     raise InputError(
         f"pretrain.phases ({phase}): the {what} is {value} at step {step}, sequences {first} to "
-        f"{first + count - 1} of the phase; lower its lr or lengthen its warm-up, then give the same "
-        "command again (the last checkpoint is sound)"
+        f"{first + count - 1} of the phase; lower its lr or lengthen its warm-up and give the command "
+        "again: pretrain then starts anew (with the same settings it would fail at the same step)"
     )
 
 

@@ -152,6 +152,8 @@ def write_base(
     write_json(
         partial / ROWS_FILE, {"base": rows.base, "vocabulary": rows.vocabulary, "total": rows.total}
     )
+    for path in partial.iterdir():
+        sync(path)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     sync(folder.parent)

@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 
 from configs.errors import InputError
+from configs.load import output_keys
 from configs.schema import Config, Phase, Pretrain
 from pretrain.batches import Sequences, Share
 from pretrain.order import Order
@@ -127,14 +128,8 @@ def make_work(config: Config, tokens: Tokens, index: int, world_size: int) -> Wo
 
 def identity(config: Config, tokens: Tokens) -> str:
     """A digest of everything that decides the losses, except how many ranks compute them how."""
-    pretrain = config.pretrain
-    assert pretrain is not None
-    runtime = {
-        name
-        for name, field in Pretrain.model_fields.items()
-        if isinstance(field.json_schema_extra, dict)
-        and field.json_schema_extra.get("affects_output") is False
-    }
-    settings = pretrain.model_dump(mode="json", exclude=runtime | {"documents", "tokenizer"})
+    settings = dict(output_keys(config, "pretrain")["pretrain"])
+    for name in ("documents", "tokenizer"):  # where they lie; what they hold is in the tokens
+        settings.pop(name, None)
     text = json.dumps([config.seed, tokens.digest, settings], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -24,6 +24,7 @@ from configs.schema import Config
 from pretrain.model import count_stored_parameters, read_rows, write_base
 from pretrain.phases import PhaseReport, check_phases, identity, make_work
 from pretrain.tokens import Tokens, open_tokens, write_tokens
+from pretrain.zero import process_group, quiet_deepspeed
 from tokenizer.load import load_tokenizer
 
 
@@ -84,6 +85,7 @@ def prepare(config: Config, folder: Path, *, log: Log | None = None) -> None:
     InputError with what is wrong with base, tokenizer, documents or phases.
     """
     log = log or silent
+    quiet_deepspeed()
     documents, tokenizer_folder = _places(config, folder)
     pretrain = config.pretrain
     assert pretrain is not None
@@ -140,9 +142,9 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
     a loss that is no number ends the run.
     """
     log = log or silent
+    quiet_deepspeed()
     disable_progress_bar()
     from pretrain.train import Trainer
-    from pretrain.zero import process_group
 
     _, tokenizer_folder = _places(config, folder)
     done = _finished(config, folder)

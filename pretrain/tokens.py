@@ -140,6 +140,7 @@ def _write_shard(file: Path, target: Path, key: str, tokenizer: PreTrainedTokeni
         for row, ids, mask in encode_rows(rows, tokenizer):
             name = (row["source"], row["split"])
             if name not in sets:
+                _check_source(file, row["source"])
                 stem = partial / f"{row['source']}.{row['split']}"
                 sets[name] = _Set(row["source"], row["split"], row["kind"], stem, [0], [], {})
             if sets[name].kind != row["kind"]:
@@ -155,6 +156,15 @@ def _write_shard(file: Path, target: Path, key: str, tokenizer: PreTrainedTokeni
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     sync(target.parent)
+
+
+def _check_source(file: Path, source: str) -> None:
+    """Raise InputError where a source cannot be part of a file's name (own Parquet may say anything)."""
+    if not source or "/" in source or "\0" in source or len(source.encode("utf-8")) > 200:
+        raise InputError(
+            f"{file}: the source {source!r} cannot name a file; give its documents a short source "
+            "without '/'"
+        )
 
 
 def trained_bytes(row: dict[str, Any]) -> int:

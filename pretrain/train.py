@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import time
@@ -30,6 +29,7 @@ import torch
 
 from configs.errors import Stopped
 from configs.files import read_json
+from configs.machine import cores
 from configs.progress import Log, Progress
 from configs.schema import Config
 from pretrain import checkpoint
@@ -267,6 +267,7 @@ class Trainer:
         problem: Exception | None = None
         if self.ranks.first:
             try:
+                checkpoint.remove_halves(self.folder / "checkpoints")
                 chosen = checkpoint.newest(self.folder / "checkpoints", self.state.identity)
             except Exception as error:
                 problem = error
@@ -281,6 +282,9 @@ class Trainer:
             path = checkpoint.convert(path, self.ranks)
         checkpoint.check_stage(path, *stages)
         checkpoint.load(trained, path)
+        self.ranks.barrier()
+        if self.ranks.first:
+            checkpoint.remove_halves(self.folder / "checkpoints")  # a conversion is used up
         self.state = replace(state, resumed=state.resumed + 1, world_size=self.ranks.world_size)
 
     def _save(self, trained: Any) -> None:
@@ -331,7 +335,4 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 def _threads(wanted: int | str, ranks_here: int) -> int:
     if isinstance(wanted, int):
         return wanted
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, cores // ranks_here)
+    return max(1, cores() // ranks_here)

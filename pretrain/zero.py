@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from configs.errors import InputError
 from configs.schema import Optimizer, Pretrain
@@ -144,6 +145,15 @@ class Ranks:
         dist.barrier()
 
 
+def quiet_deepspeed() -> None:
+    """Tell DeepSpeed that there is no GPU, where there is none, before it looks and warns.
+
+    transformers imports it by itself whenever a model is saved.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 @contextmanager
 def process_group() -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one.
@@ -152,8 +162,7 @@ def process_group() -> Iterator[Ranks]:
     its own keeps it until it exits, for DeepSpeed keeps references to it: a notebook may train twice.
     """
     with_cuda = torch.cuda.is_available()
-    if not with_cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_deepspeed()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     alone = "RANK" not in os.environ
     if alone:
@@ -166,11 +175,12 @@ def process_group() -> Iterator[Ranks]:
     try:
         if not dist.is_initialized():
             if alone:
-                store = torch._C._distributed_c10d.HashStore()
-                dist.init_process_group(backend, store=store, rank=0, world_size=1)
+                own = torch._C._distributed_c10d.HashStore()
+                dist.init_process_group(backend, store=own, rank=0, world_size=1)
                 atexit.register(_leave)
             else:
-                dist.init_process_group(backend)
+                store = dist.PrefixStore(_attempt(), next(rendezvous("env://"))[0])
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         import deepspeed
         import deepspeed.ops
 
@@ -184,6 +194,15 @@ def process_group() -> Iterator[Ranks]:
                 os.environ.pop(name, None)
         else:
             _leave()
+
+
+def _attempt() -> str:
+    """A name for this start of the ranks in torchrun's store, which outlives them.
+
+    Without it a restarted rank may read the address that a dead one has left there: it then fails to
+    connect, or waits without end.
+    """
+    return "attempt-" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _leave() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -76,11 +77,11 @@ def test_a_changed_training_key_would_run_training_alone_again(
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(
+def test_ctrl_c_in_training_saves_and_the_same_command_goes_on_to_the_end(
     river: River, tmp_path: Path
 ) -> None:
     folder = tmp_path
-    config = write_config(folder, tokens="200K")
+    config = write_config(folder, tokens="6K")
     shutil.copytree(
         river[0] / "run", folder / "run", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts")
     )
@@ -89,7 +90,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(
     lineage = json.loads((folder / "run/lineage.json").read_text())
     del lineage["stages"]["pretrain"]
     (folder / "run/lineage.json").write_text(json.dumps(lineage))
-    command = [sys.executable, "-m", "launch.cli", "run", str(config)]
+    command = [sys.executable, "-m", "launch.cli", "run", str(config), "chat.prompts=[]"]
     process = subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -107,6 +108,16 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(
     assert not subprocess.run(
         ["pgrep", "-f", f"launch.rank {folder / 'run'}"], capture_output=True, text=True
     ).stdout, "a rank outlived its launcher"
+    before = metrics.read_text().splitlines()[:stopped_at]
+
+    done = malmoi(*command[3:])
+    assert done.returncode == 0, done.stderr
+    assert "pretrain: goes on where it was stopped" in done.stderr
+    lines = metrics.read_text().splitlines()
+    steps = [record["step"] for record in map(json.loads, lines) if "loss" in record]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > stopped_at
+    assert lines[: len(before)] == before  # what was done was not done again
+    assert json.loads((folder / "run/pretrain/report.json").read_text())["resumed"] == 1
 
 
 @pytest.mark.slow
@@ -120,9 +131,19 @@ def test_why_shows_a_removed_copy_beside_the_kept_document(
         for path in (river[0] / "run/dedup/removed").glob("*.parquet")
         for row in parquet.read_table(path).to_pylist()
     ]
-    copies = [row for row in rows if row["kept_id"]]
-    if not copies:
-        pytest.skip("the two sources of this run hold no copies")
-    done = malmoi("why", str(river[0] / "run"), copies[0]["id"])
+    copy = next(row for row in rows if row["step"] == "near")
+    done = malmoi("why", str(river[0] / "run"), copy["id"])
     assert done.returncode == 0, done.stderr
-    assert copies[0]["kept_id"] in done.stdout and "similarity" in done.stdout
+    assert copy["kept_id"] in done.stdout and "similarity" in done.stdout
+    changed = [line[4:] for line in done.stdout.splitlines() if line.startswith("  − ")][1:]
+    assert changed and all(word in copy["text"] for line in changed for word in line.split())
+    assert any(line.startswith("  + ") for line in done.stdout.splitlines())
+
+
+@pytest.mark.slow
+def test_the_page_shows_near_copies_side_by_side(river: River) -> None:
+    report = json.loads((river[0] / "run/dedup/report.json").read_text())
+    example = report["examples"]["near/near copy"][0]
+    page = (river[0] / "run/report.html").read_text(encoding="utf-8")
+    for text in (example["text"], example["kept_text"]):
+        assert " ".join(text.split())[:60] in html.unescape(page)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ def _tokens(tokenizer: Tokenizer, counts: Counter[str]) -> int:
     )
 
 
+def _eojeols(pieces: Iterable[str]) -> Counter[str]:
+    """Pieces with Hangul, each with the space it has before it in a text."""
+    return Counter(" " + piece for piece in pieces if _HANGUL.search(piece))
+
+
 def _share(before: float, after: float) -> float | None:
     return round(1 - after / before, 4) if before else None
 
@@ -64,7 +69,7 @@ def measure_source(
     """Figures of one source under two tokenizers with the same pre-tokenizer."""
     words = pre_tokens.count(texts)
     pieces = [piece for text in texts for piece in text.split()]
-    eojeols = Counter(" " + piece for piece in pieces if _HANGUL.search(piece))
+    eojeols = _eojeols(pieces)
     number = eojeols.total()
     spent = [_tokens(tokenizer, words) for tokenizer in (before, after)]
     on_eojeols = [_tokens(tokenizer, eojeols) for tokenizer in (before, after)]
@@ -172,7 +177,7 @@ def choose_example(
 
 @dataclass(frozen=True)
 class Compared:
-    """One text under two tokenizers: segments, and tokens per eojeol with Hangul."""
+    """One text under two tokenizers: its segments."""
 
     text: str
     a: list[str]
@@ -181,12 +186,17 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two tokenizers side by side; `texts` in the order given."""
+    """Two tokenizers side by side; `texts` in the order given.
+
+    fertility_*: tokens per eojeol with Hangul, over all texts; None where there is none.
+    """
 
     vocab_size_a: int
     vocab_size_b: int
     tokens_a: int
     tokens_b: int
+    fertility_a: float | None
+    fertility_b: float | None
     texts: list[Compared]
 
     @property
@@ -206,11 +216,19 @@ def compare(a: str, b: str, texts: Sequence[str]) -> Comparison:
     for text in texts:
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         compared.append(Compared(whole, *(segments(tokenizer, whole) for tokenizer in tokenizers)))
+    eojeols = _eojeols(piece for one in compared for piece in one.text.split())
+    number = eojeols.total()
+    fertility = [
+        round(_tokens(tokenizer, eojeols) / number, 4) if number else None
+        for tokenizer in tokenizers
+    ]
     return Comparison(
         vocab_size_a=tokenizers[0].get_vocab_size(),
         vocab_size_b=tokenizers[1].get_vocab_size(),
         tokens_a=sum(len(one.a) for one in compared),
         tokens_b=sum(len(one.b) for one in compared),
+        fertility_a=fertility[0],
+        fertility_b=fertility[1],
         texts=compared,
     )
 

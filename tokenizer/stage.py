@@ -12,7 +12,6 @@ file stay in .work/ too, until the stage is finished, so a killed count goes on 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 
 from configs.errors import InputError
 from configs.files import read_json, sha256, sync, write_json
+from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from configs.schema import Config, Tokenizer
 from dedup.documents import document_files, read_documents
@@ -167,7 +167,7 @@ def _learn(
     """What was learned, words with Hangul by source, and distinct words learned from."""
     if settings.new_tokens == 0:
         return Learned(base.vocab_size, [], [], [], False), {}, 0
-    workers = settings.workers if settings.workers != "auto" else _cores()
+    workers = settings.workers if settings.workers != "auto" else cores()
     with clock("count"):
         counts = count_words(files, base, work / "counts", workers=workers, log=log)
         sizes = {
@@ -193,10 +193,6 @@ def _learn(
             "a token already; give more text, a lower tokenizer.min_count, or new_tokens=0"
         )
     return learned, sizes, int(np.count_nonzero(weights))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _note(settings: Tokenizer, learned: Learned, measured_on: str) -> str:

@@ -40,6 +40,19 @@ def test_the_title_opens_the_document_only_where_the_text_does_not() -> None:
     assert extract(bare.encode()).document.startswith("마을 축제 안내 - 가람신문\n\n이번 주말")
 
 
+def test_code_in_pre_is_fenced_and_a_letter_in_pre_is_not() -> None:
+    body = (
+        "<html><body><main><h1>자전거 계산기</h1><p>먼저 아래와 같이 적고 저장합니다. 이름은 바꿔도 됩니다.</p>"
+        "<pre><code><span>import</span> math\ndef 면적(r):\n    return math.pi * r</code></pre>"
+        "<p>그다음에는 편지를 한 통 씁니다. 어렵지 않습니다.</p>"
+        "<pre>그리운 벗에게\n  잘 지내고 있는지 궁금하네.</pre></main></body></html>"
+    )
+    text = extract(body.encode()).text
+    assert "```\nimport math\ndef 면적(r):\n    return math.pi * r\n```" in text
+    assert text.count("```") == 2
+    assert "그리운 벗에게\n  잘 지내고" in text
+
+
 @pytest.mark.parametrize("header", [None, "utf-8", "euc-kr", "ks_c_5601-1987", "iso-8859-1", "x?"])
 @pytest.mark.parametrize("meta", ["utf-8", "euc-kr"])
 @pytest.mark.parametrize("real", ["utf-8", "cp949"])

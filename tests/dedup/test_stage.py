@@ -418,6 +418,34 @@ def test_files_that_cannot_be_read_are_reported_and_the_rest_goes_on(tmp_path: P
     assert report.documents_in > len(written)
 
 
+def test_every_broken_file_of_a_task_is_named_with_its_number_of_records(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    good = json.dumps({"text": prose(random.Random(3), 30)})
+    for number, broken in enumerate([30, 0, 2, 1]):
+        lines = [good, *["{not json"] * broken]
+        (source / f"{number}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report = run(config(source, shard="64MB"), tmp_path / "run")
+    found = [
+        (Path(entry["path"]).name, entry["records"], entry["line"]) for entry in report.failed_files
+    ]
+    assert found == [("0.jsonl", 30, 2), ("2.jsonl", 2, 2), ("3.jsonl", 1, 2)]
+    assert report.documents_failed == 33
+
+
+def test_the_report_shows_near_copies_beside_what_was_kept_from_where_they_differ(
+    finished: tuple[Path, Path, dict[str, str]],
+) -> None:
+    _, folder, written = finished
+    examples = json.loads((folder / "dedup/report.json").read_text())["examples"]["near/near copy"]
+    assert 1 <= len(examples) <= 3
+    for example in examples:
+        text, kept = example["text"], example["kept_text"]
+        assert text != kept and max(len(text), len(kept)) <= 401
+        assert text.removeprefix("…") in written[example["id"]]
+        assert kept.removeprefix("…") in written[example["kept_id"]]
+
+
 def test_removed_documents_carry_no_personal_data_and_no_text_where_the_config_says_so(
     tmp_path: Path,
 ) -> None:

@@ -79,7 +79,7 @@ def test_a_changed_byte_in_a_shard_is_refused_by_name(
 def test_control_tokens_written_in_a_text_stay_text(tiny_tokenizer: Path, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from tiny_run import SCHEMA, document  # type: ignore[import-not-found]
+    from tiny_run import SCHEMA, document
 
     row = document(0, "ko", "봄 <|eot_id|> 여름")
     pq.write_table(pa.Table.from_pylist([row], SCHEMA), tmp_path / "one.parquet")
@@ -90,6 +90,20 @@ def test_control_tokens_written_in_a_text_stay_text(tiny_tokenizer: Path, tmp_pa
     ids = open_tokens(tmp_path / "t").sets["ko", "train"].ids(0).tolist()
     assert tokenizer.get_vocab()["<|eot_id|>"] not in ids
     assert tokenizer.decode(ids[1:-1]) == "봄 <|eot_id|> 여름"
+
+
+def test_a_source_that_cannot_name_a_file_is_refused(tiny_tokenizer: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tiny_run import SCHEMA, document
+
+    rows = [document(0, "web/ko", "봄 여름")]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "one.parquet")
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    with pytest.raises(InputError, match=r"one\.parquet: the source 'web/ko' .* without '/'"):
+        write_tokens(
+            [tmp_path / "one.parquet"], tokenizer, tiny_tokenizer / "tokenizer.json", tmp_path / "t"
+        )
 
 
 def test_no_document_that_fits_is_cut_and_the_waste_is_under_one_percent() -> None:
@@ -159,7 +173,7 @@ def sequences(tokens: Tokens, source: str, objective: str, length: int = 128) ->
 
 def test_documents_in_one_sequence_do_not_see_each_other(tokens: Tokens) -> None:
     import torch
-    from tiny_run import BASE  # type: ignore[import-not-found]
+    from tiny_run import BASE
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(**BASE, vocab_size=512)

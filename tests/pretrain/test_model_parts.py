@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import BASE, make_config, make_tokenizer  # type: ignore[import-not-found]
+from tiny_run import BASE, make_config, make_tokenizer
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,0 +1,263 @@
+"""Ranks on this machine: real torchrun, real signals, a real full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from tiny_run import make_config, make_documents, make_tokenizer
+
+from configs.errors import InputError
+from configs.load import dump, output_keys
+from configs.progress import Progress
+from configs.schema import Config
+from launch.clusters.local import _ranks, run_ranks
+from pretrain.stage import prepare, run
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = """
+import signal, sys
+from pathlib import Path
+from configs.errors import Stopped
+from configs.load import load
+from launch.clusters.local import run_ranks
+
+def stop(number, frame):
+    raise Stopped
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+folder = Path(sys.argv[1])
+try:
+    run_ranks(load(str(folder / "config.yaml")).pretrain, folder, log=lambda progress: None)
+except Stopped:
+    sys.exit(75)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def make_run(folder: Path, config: Config, *, made: Path) -> Path:
+    """A run folder that is ready to train; documents and tokenizer lie in `made`."""
+    if not made.exists():
+        make_tokenizer(made / "tokenizer")
+        make_documents(made / "documents")
+    (folder / "dedup").mkdir(parents=True)
+    (folder / "dedup" / "documents").symlink_to(made / "documents")
+    (folder / "tokenizer").symlink_to(made / "tokenizer")
+    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    prepare(config, folder)
+    return folder
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """The steps of metrics.jsonl without what depends on the clock."""
+    path = folder / "pretrain" / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [
+        {
+            key: value
+            for key, value in entry.items()
+            if key not in ("tokens_per_second", "data_wait")
+        }
+        for entry in map(json.loads, lines)
+        if "loss" in entry
+    ]
+
+
+def alive(folder: Path) -> list[psutil.Process]:
+    """torchrun and the ranks of a run, ordered by rank."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if str(folder) in command and "launch.rank" in command:
+                found.append((process.environ().get("RANK", ""), process))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [process for _, process in sorted(found, key=lambda item: item[0])]
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def silent(progress: Progress) -> None:
+    return
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_restarted_and_the_losses_are_those_of_a_run_without_a_crash(
+    tmp_path: Path,
+) -> None:
+    config = make_config(processes=2)
+    assert config.pretrain is not None
+    whole, killed = (
+        make_run(tmp_path / name, config, made=tmp_path / "made") for name in ("whole", "killed")
+    )
+    run_ranks(config.pretrain, whole, log=silent)
+    victims: list[psutil.Process] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.step == "text" and progress.done >= 6 and not victims:
+            victims.append(alive(killed)[-1])
+            victims[0].kill()
+
+    run_ranks(config.pretrain, killed, log=kill_one)
+    assert victims and not alive(killed)
+    report = json.loads((killed / "pretrain" / "report.json").read_text())
+    assert (report["resumed"], report["world_size"]) == (1, 2)
+    assert len(steps(whole)) == 12 and steps(killed) == steps(whole)
+
+    # and one rank goes on from what two have saved, with nearly the same losses
+    for name in ("report.json", "phases", "../model"):
+        path = killed / "pretrain" / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    alone = run(config, killed)
+    assert (alone.resumed, alone.world_size) == (2, 1)
+    for one, two in zip(steps(killed), steps(whole), strict=True):
+        assert one["sequence_digest"] == two["sequence_digest"]
+        assert one["loss"] == pytest.approx(two["loss"], abs=1e-3)
+    assert not list((killed / "pretrain" / "checkpoints").glob("*.tmp"))
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A run of two ranks in a process of its own, some steps into a long training."""
+    phases = [{"name": "text", "tokens": 4_000_000, "lr": 1e-3, "mixture": {"ko": 1.0}}]
+    config = make_config(processes=2, phases=phases)
+    folder = make_run(tmp_path / "run", config, made=tmp_path / "made")
+    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(folder)], cwd=ROOT)
+    try:
+        wait_for(lambda: steps(folder) or process.poll() is not None)
+        assert process.poll() is None
+        yield folder, process
+    finally:
+        for left in alive(folder):
+            left.kill()
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_leaves_no_rank_and_a_second_sigterm_waits_for_the_save(
+    launcher: tuple[Path, subprocess.Popen[bytes]],
+) -> None:
+    folder, process = launcher
+    assert len(alive(folder)) == 3
+    stuck = alive(folder)[-1]
+    stuck.suspend()  # so that nothing can be saved
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2)
+    assert process.poll() is None and len(alive(folder)) == 3
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 75  # what the first signal asked for
+    assert not alive(folder)
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_was_killed_save_and_another_start_is_refused_meanwhile(
+    launcher: tuple[Path, subprocess.Popen[bytes]],
+) -> None:
+    folder, process = launcher
+    stuck = alive(folder)[-1]
+    stuck.suspend()
+    process.kill()
+    config = make_config(processes=2)
+    assert config.pretrain is not None
+    with pytest.raises(InputError, match="ranks of an earlier start still save"):
+        run_ranks(config.pretrain, folder, log=silent)
+    stuck.resume()
+    wait_for(lambda: not alive(folder), 30)
+    saved = sorted((folder / "pretrain" / "checkpoints").glob("step-*"))[-1]
+    assert int(saved.name.removeprefix("step-")) == len(steps(folder))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of its own whose size a call sets (a tmpfs)."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+
+    def resize(size: int) -> Path:
+        options = f"size={size}" if not mount.is_mount() else f"remount,size={size}"
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "malmoi-test", str(mount)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+        return mount
+
+    yield resize
+    if mount.is_mount():
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_training_with_its_name_and_more_room_lets_it_go_on(
+    tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    config = make_config(processes=1, checkpoint={"every_steps": 4, "keep": 1})
+    assert config.pretrain is not None
+    whole = make_run(tmp_path / "whole", config, made=tmp_path / "made")
+    run(config, whole)
+    disk = small_disk(64 << 20)
+    folder = make_run(disk / "run", config, made=tmp_path / "made")
+    checkpoint = sum(
+        path.stat().st_size
+        for path in (whole / "pretrain" / "checkpoints").rglob("*")
+        if path.is_file()
+    )
+    status = os.statvfs(disk)
+    used = (status.f_blocks - status.f_bfree) * status.f_frsize
+    small_disk(used + checkpoint * 3 // 2)  # room for one checkpoint, not for a second beside it
+    with pytest.raises(InputError, match=r"no space left on the device .* free some") as caught:
+        run_ranks(config.pretrain, folder, log=silent)
+    assert str(folder) in str(caught.value)
+    assert not list((folder / "pretrain").rglob("*.tmp"))
+    small_disk(64 << 20)
+    run_ranks(config.pretrain, folder, log=silent)
+    assert json.loads((folder / "pretrain" / "report.json").read_text())["resumed"] == 1
+    assert steps(folder) == steps(whole)
+
+
+def test_a_toy_with_more_processes_than_gpus_trains_on_the_cpu_and_a_real_base_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # no such machine can be had here
+    said: list[Progress] = []
+    toy = make_config(processes=2).pretrain
+    real = make_config(processes=2, base="some/model").pretrain
+    assert toy is not None and real is not None
+    processes, environment = _ranks(toy, said.append)
+    assert (processes, environment["CUDA_VISIBLE_DEVICES"]) == (2, "")
+    assert "this toy trains on the CPU" in said[0].message
+    with pytest.raises(InputError, match="2 processes, and this machine has 1 GPU; write 1"):
+        _ranks(real, said.append)
+    alone = make_config(processes="auto", base="some/model").pretrain
+    assert alone is not None
+    processes, environment = _ranks(alone, said.append)
+    assert processes == 1 and environment.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def test_checkpoint_settings_are_no_part_of_what_decides_the_output() -> None:
+    before, after = make_config(), make_config(checkpoint={"every_steps": 9, "keep": 9})
+    assert output_keys(before, "pretrain") == output_keys(after, "pretrain")
