@@ -172,14 +172,15 @@ def process_group() -> Iterator[Ranks]:
     if with_cuda:
         torch.cuda.set_device(device)
     backend = "nccl" if with_cuda else "gloo"
+    stores = torch._C._distributed_c10d
     try:
         if not dist.is_initialized():
             if alone:
-                own = torch._C._distributed_c10d.HashStore()
+                own = stores.HashStore()
                 dist.init_process_group(backend, store=own, rank=0, world_size=1)
                 atexit.register(_leave)
             else:
-                store = dist.PrefixStore(_attempt(), next(rendezvous("env://"))[0])
+                store = stores.PrefixStore(_attempt(), next(rendezvous("env://"))[0])
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         import deepspeed
         import deepspeed.ops

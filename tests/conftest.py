@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from small_run import River, malmoi, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell that starts a job with & lets it ignore Ctrl-C, and so would every process under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -136,15 +136,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 def test_the_fresh_checkpoint_stays_where_a_newer_one_is_damaged(run_folder: Path) -> None:
     one = {"every_steps": 100, "keep": 1}
     with pytest.raises(Stopped):
-        run(make_config(checkpoint={"every_steps": 4, "keep": 3}), run_folder, log=stop_at(5))
+        run(make_config(checkpoint={"every_steps": 4, "keep": 3}), run_folder, log=stop_at(7))
     checkpoints = run_folder / "pretrain" / "checkpoints"
-    (checkpoints / "step-00000006" / "manifest.json").unlink()
+    (checkpoints / "step-00000008" / "manifest.json").unlink()
     for left in ("step-00000007.tmp", "universal.tmp"):
         (checkpoints / left).mkdir()
     with pytest.raises(Stopped):
-        run(make_config(checkpoint=one), run_folder, log=stop_at(4))
+        run(make_config(checkpoint=one), run_folder, log=stop_at(5))
     names = {path.name for path in checkpoints.iterdir()}
-    assert names == {"step-00000005", "latest"}
+    assert names == {"step-00000006", "latest"}
 
 
 def test_a_changed_number_of_checkpoints_to_keep_does_not_start_anew(run_folder: Path) -> None:
