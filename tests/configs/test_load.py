@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import changed_keys, dump, load, output_keys, recipes, run_folder
+from configs.load import PACKAGE, changed_keys, dump, load, output_keys, recipes, run_folder
 from configs.schema import Config
 
 
@@ -155,3 +155,10 @@ def test_changed_keys_are_named_by_their_dotted_path() -> None:
     assert between("dedup") == ["seed", "dedup.sources.0.paths", "dedup.near.threshold"]
     assert between("tokenizer") == ["seed"]
     assert between("pretrain") == ["seed", "pretrain.phases.1.lr"]
+
+
+def test_the_quickstarts_prompt_is_not_in_the_sample() -> None:
+    config = load("quickstart")
+    sample = (PACKAGE / "sample" / "dialogues.jsonl").read_text(encoding="utf-8")
+    assert config.chat.prompts
+    assert not any(prompt in sample for prompt in config.chat.prompts)
