@@ -96,7 +96,9 @@ def main() -> None:
     for stage in ("dedup", "tokenizer", "pretrain"):
         overrides = [f"dir={options.dir}", *options.overrides]
         command = [sys.executable, "-m", "launch.cli", stage, str(CONFIG), *overrides]
-        figures[stage] = measured(command)
+        seconds, megabytes = measured(command)
+        figures[stage] = (seconds, megabytes)
+        print(f"{stage}: {seconds:.1f} s, peak {megabytes:,.0f} MB", flush=True)
     report = {
         stage: json.loads((options.dir / stage / "report.json").read_text()) for stage in figures
     }
@@ -109,9 +111,9 @@ def main() -> None:
         )
     print(f"tokens saved on held-out Korean words: {100 * tokenizer['tokens_saved']:.1f} %")
     for source, row in tokenizer["heldout"].items():
-        print(
-            f"  {source:14} {row['tokens_before']:>8,} → {row['tokens_after']:>8,}  {100 * row['saved']:.1f} %"
-        )
+        if row["korean"]:
+            counts = f"{row['tokens_before']:>8,} → {row['tokens_after']:>8,}"
+            print(f"  {source:14} {counts}  {100 * row['saved']:.1f} %")
     for when in ("before", "after"):
         print(f"bits per byte {when}: {pretrain['bits_per_byte'][when]}")
     if options.chart:

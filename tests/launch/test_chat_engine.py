@@ -202,8 +202,8 @@ def test_a_closed_engine_ends_its_replies_and_can_be_used_again(chat_model: Path
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"remove": ["config.json"]}, r"no config\.json.*runs/<name>/model"),
-        ({"remove": ["model.safetensors"]}, r"no weights.*runs/<name>/model"),
+        ({"remove": ["config.json"]}, r"no config\.json.*runs/.+/model"),
+        ({"remove": ["model.safetensors"]}, r"no weights.*runs/.+/model"),
         ({"remove": ["tokenizer.json"]}, r"no tokenizer\.json"),
         ({"remove": ["config.json", "tokenizer.json"]}, r"(?s)no config\.json.*no tokenizer\.json"),
         ({"write": {"config.json": "{"}}, "cannot be loaded"),
@@ -232,7 +232,7 @@ def test_a_folder_that_is_no_model_is_refused_by_name(
 def test_a_missing_folder_a_file_and_a_run_folder_get_a_hint(
     chat_model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"no such folder; .*runs/<name>/model"):
+    with pytest.raises(InputError, match=r"no such folder; .*runs/.+/model"):
         check(tmp_path / "nowhere")
     with pytest.raises(InputError, match="is a file"):
         check(chat_model / "config.json")

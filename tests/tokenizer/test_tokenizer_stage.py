@@ -129,7 +129,7 @@ def test_a_corpus_without_korean_is_named(
 
 
 def test_missing_documents_are_named(tmp_path: Path, config: Make) -> None:
-    with pytest.raises(InputError, match="no documents there"):
+    with pytest.raises(InputError, match="no file is there"):
         stage.run(config(), tmp_path)
 
 
