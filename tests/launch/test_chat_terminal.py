@@ -109,7 +109,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
 
-    def wait(self, pattern: str, seconds: float = 30) -> str:
+    def wait(self, pattern: str, seconds: float = 120) -> str:
         """Read until `pattern` has come; what came since the last wait."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
