@@ -109,10 +109,18 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
 
-    def wait(self, pattern: str, seconds: float = 120) -> str:
-        """Read until `pattern` has come; what came since the last wait."""
+    def wait(self, pattern: str, seconds: float = 120, again: str = "") -> str:
+        """Read until `pattern` has come; what came since the last wait.
+
+        `again` is typed once more every second. A Ctrl-C that falls between readline's prompt and
+        its first read wakes nobody in CPython; a person presses it again.
+        """
         deadline = time.monotonic() + seconds
+        next_press = time.monotonic() + 1
         while time.monotonic() < deadline:
+            if again and time.monotonic() > next_press:
+                self.type(again)
+                next_press += 1
             text = self.seen.decode("utf-8", "ignore")
             if found := re.search(pattern, text, re.S):
                 self.seen = text[found.end() :].encode()
@@ -145,7 +153,7 @@ def test_in_a_terminal_hangul_is_edited_ctrl_c_stops_a_reply_and_ctrl_d_ends(
         terminal.type("/reset\n")
         terminal.wait("a new conversation.*나 › ")
         terminal.type("\x03")
-        terminal.wait("Ctrl-D ends.*나 › ")
+        terminal.wait("Ctrl-D ends.*나 › ", again="\x03")
         terminal.type("\x04")
         assert terminal.program.wait(timeout=20) == 0
     finally:
