@@ -2,11 +2,23 @@
 
 Only whole lines go, and only short ones that match from end to end: a sentence *about* 무단전재 stays.
 The text keeps all its other lines as they are.
+
+Nearly no line of a text is boilerplate, so a compiled walk looks at the first characters of each and
+only what could match is handed to the regular expression.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import product
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numba import njit
+
+from dedup.measures import Starts, pair_place
+from dedup.utf8 import buffers, decode
 
 _LONGEST = 120
 
@@ -47,8 +59,23 @@ _INSIDE_WORDS = ("무단", "배포", "기자", "자바스크립트", "ights ", "
 _BULLETS = " \t-–—·•▶▷►■□◆◇○●★☆※*>|<[【〈《:"
 
 
+def without_boilerplate(texts: pa.Array) -> pa.Array:
+    """A column of normalised texts without their boilerplate lines."""
+    offsets, data = buffers(texts)
+    rows, starts, ends = _candidates(offsets, data, _LONGEST, *_TABLES)
+    cut = np.zeros(len(texts), np.bool_)
+    for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        if not cut[row]:
+            line = data[start:end].tobytes().decode()
+            cut[row] = _is_boilerplate(line, inside=True)
+    if not cut.any():
+        return texts
+    renewed = [cut_boilerplate(text) for text in texts.filter(pa.array(cut)).to_pylist()]
+    return pc.replace_with_mask(texts, pa.array(cut), pa.array(renewed, texts.type))
+
+
 def cut_boilerplate(text: str) -> str:
-    """The text without its boilerplate lines."""
+    """One text without its boilerplate lines."""
     inside = any(word in text for word in _INSIDE_WORDS)
     lines = text.split("\n")
     kept = [line for line in lines if not _is_boilerplate(line, inside)]
@@ -65,3 +92,74 @@ def _is_boilerplate(line: str, inside: bool) -> bool:
     if not opens and not (inside and any(word in line for word in _INSIDE_WORDS)):
         return False
     return _LINE.fullmatch(line) is not None
+
+
+# ── which lines could match, compiled ───────────────────────────────────────────────────────────
+
+_INSIDE = Starts(("무단", "배포", "기자", "자바스", "hts", "HTS"))  # one of each of _INSIDE_WORDS
+_OPENING = Starts(
+    spelled
+    for word in _OPENING_WORDS.split(" ")
+    if len(word) > 1
+    for start in [word[:3] if word.isascii() else word[:2]]
+    for spelled in {"".join(cased) for cased in product(*((c, c.upper()) for c in start))}
+)
+_BULLET = np.zeros(1 << 16, np.bool_)
+_BULLET[[ord(mark) for mark in _BULLETS]] = True
+_TABLES = (_OPENING.pairs, _OPENING.triples, _INSIDE.pairs, _INSIDE.triples, _BULLET)
+
+
+@njit(nogil=True, cache=True)
+def _candidates(  # type: ignore[no-untyped-def]
+    offsets, data, most, opening, opening_triples, inside, inside_triples, bullets
+):
+    """Rows, starts and ends (bytes) of the lines of at most `most` characters that may match."""
+    room = 1024
+    rows, starts, ends = (
+        np.empty(room, np.int64),
+        np.empty(room, np.int64),
+        np.empty(room, np.int64),
+    )
+    found = 0
+    for row in range(len(offsets) - 1):
+        at, stop = offsets[row], offsets[row + 1]
+        while at < stop:
+            start = at
+            length = 0
+            before = np.int64(0)
+            pair = head = np.int64(0)  # the last two characters, the first two behind the bullets
+            hit = False
+            opened = 0  # characters after the bullets, as far as they matter
+            while at < stop and data[at] != 10:
+                code, size = decode(data, at)
+                at += size
+                length += 1
+                if length > most:
+                    while at < stop and data[at] != 10:
+                        at += 1
+                    break
+                if opened == 0:
+                    if not (code < 0x10000 and bullets[code]):
+                        head, opened = code, 1
+                        hit = code == 0x24D2 or code == 0xA9  # ⓒ and ©, whatever follows
+                elif opened == 1 and code != 32:
+                    head = pair_place(head, code)
+                    hit |= opening[head]
+                    opened = 2
+                elif opened == 2:
+                    hit |= opening_triples[pair_place(head, code)]
+                    opened = 3
+                hit |= inside_triples[pair_place(pair, code)]
+                pair = pair_place(before, code)
+                hit |= inside[pair]
+                before = code
+            if hit and length <= most:
+                if found == room:
+                    room *= 2
+                    rows = np.concatenate((rows, np.empty(found, np.int64)))
+                    starts = np.concatenate((starts, np.empty(found, np.int64)))
+                    ends = np.concatenate((ends, np.empty(found, np.int64)))
+                rows[found], starts[found], ends[found] = row, start, at
+                found += 1
+            at += 1
+    return rows[:found], starts[:found], ends[:found]

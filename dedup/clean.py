@@ -11,7 +11,6 @@ signature and the digest must be of the text as it is written.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 from configs.files import write_json
 from configs.schema import Dedup
 from dedup import decontaminate, filters, normalize, pii
+from dedup.digest import dialogue_digests, digests
 from dedup.documents import (
     REMOVED_SCHEMA,
     SEGMENT,
@@ -119,10 +119,12 @@ def clean_task(item: Cleaning, tell: Tell) -> Cleaned:
     stem = item.work / f"{item.task.index:05}"
     with ExitStack() as files:
         kept = files.enter_context(
-            parquet_writer(Path(f"{stem}.parquet"), work_schema(chain_of_steps.permutations))
+            parquet_writer(
+                Path(f"{stem}.parquet"), work_schema(chain_of_steps.permutations), scratch=True
+            )
         )
         removed = files.enter_context(
-            parquet_writer(Path(f"{stem}.removed.parquet"), REMOVED_WORK_SCHEMA)
+            parquet_writer(Path(f"{stem}.removed.parquet"), REMOVED_WORK_SCHEMA, scratch=True)
         )
         for raw in chain_of_steps.timed("read", read(item.task, item.dedup)):
             failures += [_failure(failed) for failed in raw.failed]
@@ -293,7 +295,7 @@ class _Steps:
             values = pa.nulls(rows, pa.binary(4 * self.permutations))
         columns: dict[str, Any] = {name: batch[name] for name in batch.schema.names}
         columns["characters"] = pc.utf8_length(texts)
-        columns["digest"] = pa.array(_digests(batch, structured), pa.binary(16))
+        columns["digest"] = dialogue_digests(batch["segments"]) if structured else digests(texts)
         columns["shingles"] = shingles
         columns["signature"] = values
         return as_batch(columns, work_schema(self.permutations))
@@ -371,22 +373,6 @@ def _rewrite(
     batch = _replace(batch, "segments", pa.ListArray.from_arrays(offsets, renewed))
     plain = pc.binary_join(pa.ListArray.from_arrays(offsets, short), "\n")
     return _replace(batch, "text", plain.cast(pa.large_string()))
-
-
-def _digests(batch: pa.RecordBatch, structured: bool) -> list[bytes]:
-    """16 bytes of BLAKE2b of each text with white space collapsed; of roles and texts, if any."""
-    if not structured:
-        return [_digest(" ".join(text.split())) for text in batch["text"].to_pylist()]
-    return [
-        _digest(
-            "\x1e".join(f"{turn['role']}\x1f{' '.join(turn['text'].split())}" for turn in turns)
-        )
-        for turns in batch["segments"].to_pylist()
-    ]
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
 def read_work(work: Path, index: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

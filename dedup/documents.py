@@ -73,10 +73,22 @@ def split_of(name: str, heldout: float) -> str:
 
 
 @contextmanager
-def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A Parquet file that appears under its name only when it is whole; same rows, same bytes."""
+def parquet_writer(
+    path: Path, schema: pa.Schema, *, scratch: bool = False
+) -> Iterator[pq.ParquetWriter]:
+    """A Parquet file that appears under its name only when it is whole; same rows, same bytes.
+
+    `scratch`: packed for speed, for what is read once more and then deleted.
+    """
+    few = {"kind", "source", "language", "split", "licence", "step", "reason"}
     with atomic(path) as temporary:
-        writer = pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=3)
+        writer = pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="lz4" if scratch else "zstd",
+            compression_level=None if scratch else 3,
+            use_dictionary=[name for name in schema.names if name in few],
+        )
         try:
             yield writer
         except BaseException:

@@ -4,10 +4,9 @@ In: normalised texts, the limits (`configs.schema.Filters`) and the language of 
 `Judgement`. The order of the rules is the order of `REASONS`; the first that a text breaks is its
 reason, so counts by reason add up.
 
-Only prose is judged. Technical writing is half code, tables and English names: a Hangul ratio over
-the whole text drops 57 % of Korean documentation. `prose` cuts front matter, code (fenced, inline,
-indented, and lines that read like code), tables, markup and addresses first, and a text of which too
-little is left to judge is not judged by ratios at all.
+Only prose is judged (see dedup/prose.py), and a text of which too little is left to judge is not
+judged by ratios at all. A text becomes a Python string only where a count says that a closer look is
+worth it.
 
 `quality` (0..1, two decimals) decides between duplicates which copy stays. It is the mean of four
 parts, each 0..1: length (40 characters → 0, 4,000 → 1, on a log scale), lines that end as sentences
@@ -16,7 +15,6 @@ do, freedom from repetition, freedom from symbols, digits, stray jamo and broken
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +22,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.schema import Dedup, Filters, Near, Source
-from dedup.boilerplate import cut_boilerplate
+from dedup.boilerplate import without_boilerplate
 from dedup.language import language_share
 from dedup.measures import Measures, measure
 from dedup.mojibake import broken_characters
-from dedup.spam import possible, spam
+from dedup.prose import prose
+from dedup.spam import STARTS, spam
 
 REASONS = (
     "too_short", "too_long", "mojibake", "wrong_language", "little_hangul", "symbols", "digits",
@@ -98,58 +97,6 @@ def near_for(source: Source, dedup: Dedup, kind: str | None = None) -> Near | No
     return chosen if isinstance(chosen, Near) else None
 
 
-# ── prose ───────────────────────────────────────────────────────────────────────────────────────
-
-_FRONT_MATTER = re.compile(r"\A---\n.*?\n---(?:\n|\Z)", re.DOTALL)
-_FENCED = re.compile(r"^[ \t>]*(```|~~~).*?(?:^[ \t>]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-_LINES = re.compile(
-    r"""(?mx)
-      ^\ *\|.*$                                              # a row of a table
-    | ^(?:\ {4}|\t)[^가-힣\n]*$                              # indented, no Hangul: code
-    | ^[^가-힣\n]*(?:[;{}\\]|[=(,]|->|=>|\)\ *\{?|</?\w+>)\ *$  # ends as code does
-    | ^\ *(?:[-=*_~^"'`+:.\#]{3,}.{0,2}|:::.*)$              # rules, underlines, directives
-    | ^\ *(?:\$|>>>|\.\.\.|\#!|//|/\*|\*/|import\ |from\ \w+\ import|\#include|using\ |public\ |private\ |def\ |class\ |return\ |var\ |let\ |const\ )[^가-힣\n]*$
-    """
-)
-_LINE_MARKS = (
-    "    ",
-    "\t",
-    "|",
-    ";",
-    "(",
-    "{",
-    "=",
-    "---",
-    "***",
-    ":::",
-    ">>>",
-    "import ",
-    "#",
-    '"""',
-)
-_INLINE = (
-    ("`", re.compile(r"`[^`\n]{1,200}`")),
-    ("](", re.compile(r"\]\([^)\n]{0,400}\)")),  # where a link goes
-    ("://", re.compile(r"(?:http|ftp)s?://[^\s가-힣<>()\"']+")),
-    ("<", re.compile(r"</?[A-Za-z!][^<>\n]{0,400}>")),
-    ("[!", re.compile(r"\[![A-Za-z]+\s*\[[^\]\n]*\][^\]\n]*\]")),  # Microsoft's includes
-)
-
-
-def prose(text: str) -> str:
-    """The text without what is not written to be read aloud: code, tables, markup, addresses."""
-    if text.startswith("---\n"):
-        text = _FRONT_MATTER.sub("", text, count=1)
-    if "```" in text or "~~~" in text:
-        text = _FENCED.sub("", text)
-    if any(mark in text for mark in _LINE_MARKS):
-        text = _LINES.sub("", text)
-    for mark, pattern in _INLINE:
-        if mark in text:
-            text = pattern.sub(" ", text)
-    return text
-
-
 # ── judging ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -158,38 +105,35 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
 
     language "ko", "en" or "any"; the Hangul rule is for "ko", the language rules not for "any".
     """
-    strings: list[str] = texts.to_pylist()
     if limits.boilerplate:
-        strings = [cut_boilerplate(text) for text in strings]
-        texts = pa.array(strings, pa.large_string())
-    judged = [prose(text) for text in strings]
-    written = pa.array(judged, pa.large_string())
-    whole = measure(texts)
-    counted = measure(written)
-    share = language_share(written, language, counted)
+        texts = without_boilerplate(texts)
+    counted = measure(texts, prose=True, starts=STARTS)
     characters = np.maximum(counted.characters, 1)
-    broken = np.array(
-        [
-            broken_characters(text, bool(replaced), int(high), int(hanja))
-            for text, replaced, high, hanja in zip(
-                judged, counted.replaced, counted.high_latin, counted.hanja, strict=True
-            )
-        ],
-        np.float64,
-    ).reshape(len(strings))
-    spammed = np.zeros(len(strings))
+
+    def written(row: int) -> str:
+        return prose(texts[row].as_py())
+
+    share = language_share(texts, language, counted, written)
+    broken = np.zeros(len(texts))
+    suspect = (counted.replaced > 0) | (counted.high_latin >= 4) | (counted.hanja > 0)
+    for row in np.flatnonzero(suspect).tolist():
+        broken[row] = broken_characters(
+            written(row), bool(counted.replaced[row]), int(counted.high_latin[row]),
+            int(counted.hanja[row]),
+        )  # fmt: skip
+    spammed = np.zeros(len(texts))
     # A phrase is ten characters at most: fewer possible starts than this cannot fill the share.
-    for row in np.flatnonzero(possible(written) * 10 > limits.max_spam * characters).tolist():
-        phrases, filled = spam(judged[row])
+    for row in np.flatnonzero(counted.starts * 10 > limits.max_spam * characters).tolist():
+        phrases, filled = spam(written(row))
         if phrases >= SPAM_PHRASES:
             spammed[row] = filled / characters[row]
     enough = counted.letters >= ENOUGH
     mean_word = counted.word_characters / np.maximum(counted.words, 1)
     hangul = (counted.hangul + counted.jamo) / np.maximum(counted.letters, 1)
-    nothing = np.zeros(len(strings), bool)
+    nothing = np.zeros(len(texts), bool)
     breaks = {
-        "too_short": whole.characters < limits.min_characters,
-        "too_long": whole.characters > limits.max_characters,
+        "too_short": counted.whole < limits.min_characters,
+        "too_long": counted.whole > limits.max_characters,
         "mojibake": broken > limits.max_broken * characters,
         "wrong_language": nothing if language == "any" else enough & (share < limits.min_language),
         "little_hangul": enough & (hangul < limits.min_hangul) if language == "ko" else nothing,
@@ -206,14 +150,12 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
     table = np.stack([breaks[reason] for reason in REASONS])
     first = np.where(table.any(axis=0), table.argmax(axis=0), -1)
     reasons = [REASONS[at] if at >= 0 else None for at in first.tolist()]
-    return Judgement(reasons, _quality(whole, counted, broken), texts)
+    return Judgement(reasons, _quality(counted, broken), texts)
 
 
-def _quality(
-    whole: Measures, counted: Measures, broken: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _quality(counted: Measures, broken: NDArray[np.float64]) -> NDArray[np.float32]:
     characters = np.maximum(counted.characters, 1)
-    length = np.clip(np.log10(np.maximum(whole.characters, 1) / 40) / 2, 0, 1)
+    length = np.clip(np.log10(np.maximum(counted.whole, 1) / 40) / 2, 0, 1)
     sentences = counted.sentence_lines / np.maximum(counted.lines, 1)
     repetition = (counted.duplicate_lines + counted.repeated_words) / characters
     noise = (counted.symbols + counted.digits / 2 + counted.jamo + 20 * broken) / characters

@@ -8,6 +8,8 @@ says lang="ko". Where CLD2 cannot tell (a few words), the share of the script is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pycld2
@@ -21,11 +23,15 @@ CERTAIN = 0.5
 
 
 def language_share(
-    texts: pa.Array, language: str, measures: Measures | None = None
+    texts: pa.Array,
+    language: str,
+    measures: Measures | None = None,
+    text_of: Callable[[int], str] | None = None,
 ) -> NDArray[np.float32]:
     """Share of each text in `language` ("ko" or "en"), float32 [texts]; "any" gives ones.
 
-    `measures` saves counting again where the caller has them. Sources: R. Sites, "Compact Language
+    `measures` saves counting again where the caller has them; `text_of` gives the part of a row's
+    text that the model shall see (all of it without one). Sources: R. Sites, "Compact Language
     Detector 2" (2013).
     """
     if language == "any":
@@ -42,7 +48,7 @@ def language_share(
         shares[script < 0.5] = 0.0  # not in Latin letters, so not English
         ask = np.flatnonzero((script >= 0.5) & (counted.letters > 0))
     for row in ask.tolist():
-        found = _detect(texts[row].as_py(), language)
+        found = _detect(text_of(row) if text_of else texts[row].as_py(), language)
         if found is not None:
             shares[row] = found
     return shares
@@ -51,9 +57,11 @@ def language_share(
 def _detect(text: str, language: str) -> float | None:
     """CLD2's share for the language, None where it recognises nothing."""
     start = text.encode("utf-8")[:FIRST_BYTES].decode("utf-8", "ignore")
-    printable = "".join(
-        character if character.isprintable() else " " for character in start
-    )  # CLD2 refuses controls and what is unassigned
+    printable = start.replace("\n", " ")
+    if not printable.isprintable():  # CLD2 refuses controls and what is unassigned
+        printable = "".join(
+            character if character.isprintable() else " " for character in printable
+        )
     try:
         _, _, details = pycld2.detect(printable, bestEffort=True)
     except pycld2.error:

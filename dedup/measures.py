@@ -1,7 +1,8 @@
 """What is counted about a text before it is judged: letters, digits, words, lines, repetitions.
 
-In: a column of texts. Out: `Measures`, one number per text and name. One walk over the UTF-8 bytes
-in a compiled kernel; Python strings would bound the filters at a few MB/s.
+In: a column of texts. Out: `Measures`, one number per text and name, of the whole text or of its
+prose alone. One compiled kernel decodes, cuts what is no prose and counts; Python strings would bound
+the filters at a few MB/s.
 
 Repetition is counted by hashing (64 bits, open addressing): lines that repeat an earlier line, and
 the commonest sequence of three words. Two different lines of a text collide once in 10¹⁴ texts.
@@ -10,12 +11,16 @@ the commonest sequence of three words. Two different lines of a text collide onc
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
+
+from dedup.prose import CHARACTERS, CODE_ENDS, CODE_OPENINGS, TRIGGERS, prose_points
+from dedup.utf8 import buffers, decode, longest
 
 # Classes of characters. OTHER is ordinary punctuation, and whatever has no class.
 OTHER, HANGUL, LATIN, DIGIT, SYMBOL, HANJA, JAMO, SPACE, LETTER = range(9)
@@ -31,8 +36,10 @@ class Measures(NamedTuple):
     together. lines: those not empty; sentence_lines: those that end as a sentence does.
     duplicate_lines: characters (spaces not counted) of the lines that repeat an earlier one.
     repeated_words: characters of the commonest sequence of three words that occurs three
-    times or more, all occurrences together, never more than the words have. replaced: U+FFFD. high_latin: U+0080 to U+00FF and what Windows
-    has among them (mojibake, if many).
+    times or more, all occurrences together, never more than the words have. replaced: U+FFFD.
+    high_latin: U+0080 to U+00FF and what Windows has among them (mojibake, if many). starts: places
+    where a phrase of the caller's `Starts` may begin. whole: characters of the text with what is no
+    prose, without white space.
     """
 
     characters: NDArray[np.float64]
@@ -51,6 +58,8 @@ class Measures(NamedTuple):
     repeated_words: NDArray[np.float64]
     replaced: NDArray[np.float64]
     high_latin: NDArray[np.float64]
+    starts: NDArray[np.float64]
+    whole: NDArray[np.float64]
 
 
 def _class(code: int) -> int:
@@ -89,38 +98,47 @@ _ENDS = np.zeros(0x10000, np.bool_)
 _ENDS[[ord(character) for character in _ENDINGS + ".!?…。\"'”’)~"]] = True
 
 
-def measure(texts: pa.Array) -> Measures:
-    """Count; `texts` is string or large_string without nulls. Releases the GIL; one thread."""
-    columns = np.zeros((len(Measures._fields), len(texts)), np.float64)
-    offsets, data = buffers(texts)
-    _measure(offsets, data, _CLASSES, _HIGH_LATIN, _ENDS, columns)
-    return Measures(*columns)
-
-
-def buffers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Offsets (int64 [texts + 1]) and UTF-8 bytes of a column of texts, without copying them."""
-    texts = texts.cast(pa.large_string())
-    _, offsets, data = texts.buffers()
-    if not len(texts) or data is None:
-        return np.zeros(len(texts) + 1, np.int64), np.zeros(1, np.uint8)
-    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return ends, np.frombuffer(data, np.uint8)
+PAIRS = 1 << 18
+"""Size of a table of pairs of characters."""
 
 
 @njit(nogil=True, cache=True)
-def decode(data, at):  # type: ignore[no-untyped-def]
-    """The code point at a byte of valid UTF-8, and the bytes it takes."""
-    first = np.int64(data[at])
-    if first < 0x80:
-        return first, 1
-    second = np.int64(data[at + 1]) & 0x3F
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second, 2
-    third = np.int64(data[at + 2]) & 0x3F
-    if first < 0xF0:
-        return (first & 0x0F) << 12 | second << 6 | third, 3
-    fourth = np.int64(data[at + 3]) & 0x3F
-    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, 4
+def pair_place(first, second):  # type: ignore[no-untyped-def]
+    """Where a table of `PAIRS` has this pair of characters; different pairs may share a place."""
+    return ((np.int64(first) * 0x9E3779B1 + np.int64(second)) * 0x85EBCA77 >> 14) & 0x3FFFF
+
+
+class Starts:
+    """What phrases begin with: their first three characters, or both of a phrase of two.
+
+    Spaces are not counted. Different beginnings may share a place, so no phrase is missed and a few
+    places are found too many.
+    """
+
+    def __init__(self, phrases: Iterable[str] = ()) -> None:
+        self.pairs = np.zeros(PAIRS, np.bool_)
+        self.triples = np.zeros(PAIRS, np.bool_)
+        for phrase in phrases:
+            place = pair_place(ord(phrase[0]), ord(phrase[1]))
+            if len(phrase) == 2:
+                self.pairs[place] = True
+            else:
+                self.triples[pair_place(place, ord(phrase[2]))] = True
+
+
+def measure(texts: pa.Array, *, prose: bool = False, starts: Starts | None = None) -> Measures:
+    """Count; `texts` is string or large_string without nulls. Releases the GIL; one thread.
+
+    `prose` leaves out code, tables, markup and addresses.
+    """
+    phrases = starts or Starts()
+    columns = np.zeros((len(Measures._fields), len(texts)), np.float64)
+    offsets, data = buffers(texts)
+    _measure(
+        offsets, data, longest(offsets), prose, CHARACTERS, CODE_OPENINGS, CODE_ENDS, TRIGGERS,
+        _CLASSES, _HIGH_LATIN, _ENDS, phrases.pairs, phrases.triples, columns,
+    )  # fmt: skip
+    return Measures(*columns)
 
 
 @njit(nogil=True, cache=True)
@@ -139,38 +157,72 @@ def _slot(table, mask, key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _measure(offsets, data, classes, high_latin, ends, out):  # type: ignore[no-untyped-def]
+def _cleared(table, most):  # type: ignore[no-untyped-def]
+    """Empty as much of a table as `most` keys need, half full; returns its mask."""
+    mask = 63
+    while mask < 2 * most:
+        mask = mask * 2 + 1
+    table[: mask + 1] = 0
+    return mask
+
+
+@njit(nogil=True, cache=True)
+def _measure(  # type: ignore[no-untyped-def]
+    offsets,
+    data,
+    room,
+    cut,
+    characters,
+    openings,
+    code_ends,
+    triggers,
+    classes,
+    high_latin,
+    ends,
+    pairs,
+    triples,
+    out,
+):
     one = np.uint64(1)
     seed = np.uint64(0x9E3779B97F4A7C15)
-    longest = 0
-    for row in range(len(offsets) - 1):
-        longest = max(longest, offsets[row + 1] - offsets[row])
-    room = 64
-    while room < longest + 64:  # at most one word, and one line, in two bytes
-        room *= 2
-    word_hash = np.empty(longest // 2 + 2, np.uint64)
-    word_size = np.empty(longest // 2 + 2, np.int64)
-    table = np.zeros(room, np.uint64)
-    counts = np.zeros(room, np.int64)
+    points = np.empty(room + 1, np.int32)
+    word_hash = np.empty(room // 2 + 2, np.uint64)
+    word_size = np.empty(room // 2 + 2, np.int64)
+    slots = 64
+    while slots < 2 * room:  # at most one word, and one line, in two bytes
+        slots *= 2
+    table = np.empty(slots, np.uint64)
+    counts = np.empty(slots, np.int32)
     classed = np.zeros(9, np.int64)
     for row in range(len(offsets) - 1):
         at, end = offsets[row], offsets[row + 1]
-        mask = 63
-        while mask < (end - at):
-            mask = mask * 2 + 1
-        table[: mask + 1] = 0
-        classed[:] = 0
-        words = lines = sentences = duplicate = replaced = high = 0
-        word, size = seed, 0
-        line, line_size, last = seed, 0, 0
-        while at <= end:
-            if at == end:  # closes the last word and line
-                code = 10
+        length = breaks = spaces = 0
+        while at < end:
+            byte = data[at]
+            if byte < 0x80:
+                points[length] = byte
+                breaks += byte == 10
+                spaces += byte == 32 or 9 <= byte <= 13 or 28 <= byte <= 31
                 at += 1
             else:
-                code, size_of = decode(data, at)
-                at += size_of
-            if code < 0x10000:
+                code, size = decode(data, at)
+                points[length] = code
+                spaces += code < 0x10000 and classes[code] == SPACE
+                at += size
+            length += 1
+        whole = length - spaces
+        if cut:
+            length = prose_points(points, length, characters, openings, code_ends, triggers)
+        mask = _cleared(table, breaks + 1)
+        classed[:] = 0
+        words = lines = sentences = duplicate = replaced = high = begun = pair = 0
+        word, size = seed, 0
+        line, line_size, last = seed, 0, 0
+        for i in range(length + 1):
+            code = np.int64(points[i]) if i < length else np.int64(10)  # closes the last line
+            if 0xAC00 <= code <= 0xD7A3:
+                kind = np.int64(HANGUL)
+            elif code < 0x10000:
                 kind = np.int64(classes[code])
                 high += high_latin[code]
                 replaced += code == 0xFFFD
@@ -182,6 +234,8 @@ def _measure(offsets, data, classes, high_latin, ends, out):  # type: ignore[no-
                 if size:
                     word_hash[words], word_size[words] = word, size
                     words += 1
+                    line = _mix(line, word)
+                    line_size += size
                     word, size = seed, 0
                 if code == 10 and line_size:
                     lines += 1
@@ -192,17 +246,18 @@ def _measure(offsets, data, classes, high_latin, ends, out):  # type: ignore[no-
                         duplicate += line_size
                     table[slot] = line
                     line, line_size = seed, 0
-                elif line_size:
-                    line = _mix(line, 32)
             else:
                 classed[kind] += 1
                 word, size = _mix(word, code), size + 1
-                line, line_size, last = _mix(line, code), line_size + 1, code
+                begun += pairs[pair_place(last, code)]
+                begun += triples[pair_place(pair, code)]
+                pair = pair_place(last, code)
+                last = code
         total = 0
         for i in range(words):
             total += word_size[i]
         # the commonest three words in a row, by the characters they take
-        table[: mask + 1] = 0
+        mask = _cleared(table, words)
         best = 0
         for i in range(words - 2):
             key = _mix(_mix(word_hash[i], word_hash[i + 1]), word_hash[i + 2]) | one
@@ -232,3 +287,5 @@ def _measure(offsets, data, classes, high_latin, ends, out):  # type: ignore[no-
         out[13, row] = min(best, total)
         out[14, row] = replaced
         out[15, row] = high
+        out[16, row] = begun
+        out[17, row] = whole

@@ -6,6 +6,9 @@ trailing spaces, at most two blank lines. Hanja stay, and so does old Hangul: U+
 what Korean keyboards type as dots (39 % of comment pages have them), and are no sign of NFD.
 
 What is mapped is mapped before NFC composes, so that running it twice changes nothing more.
+
+The decision: `normalize_text` says what is done, in plain Python; `normalize` does the same to a
+column in one compiled walk. Only a text with a character that NFC could change goes through Python.
 """
 
 from __future__ import annotations
@@ -13,7 +16,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numba import njit
+
+from dedup.utf8 import buffers, column, decode, encode
 
 # Controls (tab and newline excepted), soft hyphen, zero-width and directional marks.
 # A zero-width joiner stays between the parts of an emoji.
@@ -62,8 +70,162 @@ def normalize_text(text: str) -> str:
 
 
 def normalize(texts: pa.Array) -> pa.LargeStringArray:
-    """Texts in one spelling; nulls stay null. Takes string or large_string."""
-    return pa.array(
-        [None if text is None else normalize_text(text) for text in texts.to_pylist()],
-        pa.large_string(),
-    )
+    """Texts in one spelling; nulls stay null. Takes string or large_string.
+
+    Releases the GIL but for the texts that NFC could change; one thread.
+    """
+    offsets, data = buffers(pc.fill_null(texts, ""))
+    out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
+    ends = np.zeros(len(texts) + 1, np.int64)
+    by_hand = np.zeros(len(texts), np.bool_)
+    _normalize(offsets, data, _ACTIONS, _BEFORE_JOINER, out, ends, by_hand)
+    done = column(ends, out)
+    rows = np.flatnonzero(by_hand)
+    if len(rows):
+        renewed = [normalize_text(text) for text in texts.take(pa.array(rows)).to_pylist()]
+        done = pc.replace_with_mask(done, pa.array(by_hand), pa.array(renewed, pa.large_string()))
+    return pc.if_else(texts.is_null(), None, done) if texts.null_count else done
+
+
+# ── the same, compiled ──────────────────────────────────────────────────────────────────────────
+
+# What is done with a character. RUN_OF_* are kept up to a length; BY_HAND sends the text to Python.
+_KEEP, _DROPPED, _TO_SPACE, _FULL_WIDTH_ASCII, _BREAK, _CARRIAGE, _ZWJ, _JAMO, _MARK = range(9)
+_DOT, _NEWLINE, _BLANK, _BY_HAND = range(9, 13)
+
+
+def _seconds_of_compositions() -> set[int]:
+    """Characters that NFC may join to the one before them, combining class or not."""
+    seconds = set()
+    for code in range(0x110000):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            seconds.add(int(parts[1], 16))
+    return seconds | set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))
+
+
+def _actions() -> np.ndarray:
+    actions = np.full(0x10000, _KEEP, np.uint8)
+    seconds = _seconds_of_compositions()
+    for code in range(0x10000):
+        character = chr(code)
+        if 0xD800 <= code < 0xE000:
+            continue
+        if code == 0x200D:
+            actions[code] = _ZWJ
+        elif _DROP.match(character):
+            actions[code] = _DROPPED
+        elif _SPACE.match(character):
+            actions[code] = _TO_SPACE
+        elif 0xFF01 <= code <= 0xFF5E:
+            actions[code] = _FULL_WIDTH_ASCII
+        elif character == "\r":
+            actions[code] = _CARRIAGE
+        elif _LINE_END.match(character):
+            actions[code] = _BREAK
+        elif (
+            code in seconds
+            or unicodedata.combining(character)
+            or not unicodedata.is_normalized("NFC", character)
+        ):
+            actions[code] = _BY_HAND
+        elif 0x3131 <= code <= 0x3163:
+            actions[code] = _JAMO
+        elif character in "!?,…":
+            actions[code] = _MARK
+        elif character == ".":
+            actions[code] = _DOT
+        elif character == "\n":
+            actions[code] = _NEWLINE
+        elif character in " \t":
+            actions[code] = _BLANK
+    return actions
+
+
+_ACTIONS = _actions()
+_BEFORE_JOINER = np.zeros(0x10000, np.bool_)  # in the BMP; beyond it, U+1F000 to U+1FAFF
+_BEFORE_JOINER[0x2600:0x27C0] = True
+_BEFORE_JOINER[0xFE0F] = True
+
+
+@njit(nogil=True, cache=True)
+def _normalize(offsets, data, actions, before_joiner, out, ends, by_hand):  # type: ignore[no-untyped-def]
+    to = 0
+    for row in range(len(offsets) - 1):
+        at, end = offsets[row], offsets[row + 1]
+        start = to
+        last = np.int64(-1)  # the character before, once dropped ones are gone
+        run = 0
+        while at < end:
+            byte = data[at]
+            if 0x30 <= byte < 0x7F:  # an ASCII letter or digit, or a mark that may stand in a row
+                code, size = np.int64(byte), 1
+                if byte != 0x3F:
+                    out[to] = byte
+                    to += 1
+                    at += 1
+                    last, run = code, 1
+                    continue
+            else:
+                code, size = decode(data, at)
+            at += size
+            if 0xAC00 <= code <= 0xD7A3:
+                out[to] = data[at - 3]
+                out[to + 1] = data[at - 2]
+                out[to + 2] = data[at - 1]
+                to += 3
+                last, run = code, 1
+                continue
+            if code < 0x10000:
+                action = actions[code]
+            elif (
+                0x1F000 <= code < 0x1FB00 or 0x20000 <= code < 0x2F800 or 0x30000 <= code < 0x32400
+            ):
+                action = np.uint8(_KEEP)
+            else:
+                action = np.uint8(_BY_HAND)
+            if action == _BY_HAND:
+                by_hand[row] = True
+                break
+            if action == _DROPPED:
+                continue
+            if action == _ZWJ and not (
+                before_joiner[last] if 0 <= last < 0x10000 else 0x1F000 <= last < 0x1FB00
+            ):
+                continue
+            if action == _CARRIAGE:
+                if at < end and data[at] == 10:
+                    at += 1
+                code, action = np.int64(10), np.uint8(_NEWLINE)
+            elif action == _BREAK:
+                code, action = np.int64(10), np.uint8(_NEWLINE)
+            elif action == _TO_SPACE:
+                code, action = np.int64(32), np.uint8(_BLANK)
+            elif action == _FULL_WIDTH_ASCII:
+                code -= 0xFEE0
+                action = actions[code]
+            run = run + 1 if code == last else 1
+            last = code
+            if action == _JAMO and run > 2:
+                continue
+            if action == _MARK and run > 3:
+                continue
+            if action == _DOT and run > 5:
+                if run == 6:
+                    to -= 2  # five were written, three stay
+                continue
+            if action == _NEWLINE:
+                while to > start and (out[to - 1] == 32 or out[to - 1] == 9):
+                    to -= 1
+                if to == start or (
+                    to - start > 3 and out[to - 1] == 10 and out[to - 2] == 10 and out[to - 3] == 10
+                ):
+                    continue
+            elif action == _BLANK and to == start:
+                continue
+            to = encode(code, out, to)
+        if by_hand[row]:
+            to = start
+        while to > start and (out[to - 1] == 32 or out[to - 1] == 9 or out[to - 1] == 10):
+            to -= 1
+        ends[row + 1] = to

@@ -12,12 +12,7 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-import pyarrow as pa
-from numba import njit
-from numpy.typing import NDArray
-
-from dedup.measures import buffers, decode
+from dedup.measures import Starts
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "gambling": (
@@ -62,33 +57,8 @@ _PATTERN = re.compile(
 )
 
 
-_STARTS = np.zeros(1 << 20, np.bool_)
-for _phrase in {p for group in PHRASES.values() for p in group}:
-    _STARTS[(ord(_phrase[0]) * 8191 + ord(_phrase[1]) * 131) & 0xFFFFF] = True
-
-
-def possible(texts: pa.Array) -> NDArray[np.int64]:
-    """How many places of each text could start a phrase, by its first two characters.
-
-    Never too few; so most texts need not be searched at all.
-    """
-    found = np.zeros(len(texts), np.int64)
-    offsets, data = buffers(texts)
-    _possible(offsets, data, _STARTS, found)
-    return found
-
-
-@njit(nogil=True, cache=True)
-def _possible(offsets, data, starts, found):  # type: ignore[no-untyped-def]
-    for row in range(len(offsets) - 1):
-        at, end = offsets[row], offsets[row + 1]
-        last = 0
-        while at < end:
-            code, size = decode(data, at)
-            at += size
-            if code != 32:
-                found[row] += starts[(last * 8191 + code * 131) & 0xFFFFF]
-                last = code
+STARTS = Starts(phrase for group in PHRASES.values() for phrase in group)
+"""A text with fewer places where a phrase may begin than the limit needs is not searched."""
 
 
 def spam(text: str) -> tuple[int, int]:

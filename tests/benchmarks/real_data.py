@@ -25,10 +25,13 @@ CONFIG = HERE / "real_data.yaml"
 DATA = HERE.parents[2] / "shared" / "data"
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Run a command; seconds of wall time and peak resident memory in MB, children included."""
+def measured(command: list[str], **options: Any) -> tuple[float, float]:
+    """Run a command; seconds of wall time and peak resident memory in MB, children included.
+
+    Memory that processes share counts once (proportional set size). `options` go to Popen.
+    """
     started = time.monotonic()
-    process = psutil.Popen(command)
+    process = psutil.Popen(command, **options)
     peak = 0
     while process.poll() is None:
         total = 0

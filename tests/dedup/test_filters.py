@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 import zstandard
 
 from configs.schema import Dedup, Filters, Near, Source
-from dedup.filters import REASONS, judge, limits_for, near_for, pii_for, preset, prose
+from dedup.boilerplate import cut_boilerplate, without_boilerplate
+from dedup.documents import read_documents
+from dedup.filters import REASONS, judge, limits_for, near_for, pii_for, preset
 from dedup.measures import measure
-from dedup.normalize import normalize
+from dedup.normalize import normalize, normalize_text
 
 PARAGRAPH = (
     "새벽 시장은 아직 어두울 때 문을 연다. 생선을 실은 수레가 골목으로 들어오고, 상인들은 얼음을 깨며 "
@@ -130,11 +133,6 @@ def test_the_kernel_counts_what_plain_python_counts() -> None:
         assert counted.replaced[row] == text.count("\ufffd")
 
 
-def test_prose_is_what_is_left_without_code_tables_and_addresses() -> None:
-    text = "앞 글이다.\n```\ncode;\n```\n| a | b |\n    return x;\n[이름](http://a.kr/b) `f(x)` 뒤 글이다."
-    assert prose(text).split() == ["앞", "글이다.", "[이름", "뒤", "글이다."]
-
-
 def test_the_defaults_of_a_source_follow_its_kind_and_language() -> None:
     korean, english, chat, pair, own = (
         Source(name="k", paths=["x"]),
@@ -167,3 +165,22 @@ def test_real_documentation_petitions_and_reviews_survive(
         texts = [json.loads(line)["text"] for line, _ in zip(lines, range(600), strict=False)]
     judged = judge(normalize(pa.array(texts)), Filters(), "ko")
     assert sum(found is not None for found in judged.reasons) <= most * len(texts)
+
+
+def test_the_compiled_look_at_lines_misses_no_boilerplate(shared_data: Path) -> None:
+    texts = [
+        normalize_text(text)
+        for name in ("news_comments", "oss_docs_ko", "movie_review_pages", "petitions")
+        for batch in islice(read_documents(shared_data / "ko_web" / f"{name}.jsonl.zst"), 1)
+        for text in batch["text"].to_pylist()
+    ]
+    lines = [
+        "무단 전재 및 재배포 금지", "▶ 공유 하기", "TOP", "Copyright 2024", "ALL RIGHTS RESERVED", "ⓒ연합",
+        "Advertisement", "ad", "URL 복사", "홍길동 기자 a@b.kr", "이 기사 공유하기", "(c) 누구", "sponsored",
+    ]  # fmt: skip
+    texts += [f"앞 글이다.\n{line}\n뒤 글이다." for line in lines]
+    column = pa.array(texts, pa.large_string())
+    assert without_boilerplate(column).to_pylist() == [cut_boilerplate(text) for text in texts]
+    assert without_boilerplate(column[-len(lines) :]).to_pylist() == [
+        "앞 글이다.\n뒤 글이다."
+    ] * len(lines)

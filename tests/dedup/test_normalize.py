@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dedup.documents import read_documents
 from dedup.normalize import normalize, normalize_text
 
 ALPHABET = st.sampled_from(
@@ -48,3 +50,20 @@ def test_a_column_keeps_its_length_its_nulls_and_becomes_large_string() -> None:
     out = normalize(pa.array(["ㅋㅋㅋ", None, ""]))
     assert out.type == pa.large_string()
     assert out.to_pylist() == ["ㅋㅋ", None, ""]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(ALPHABET, max_size=30) | st.text(max_size=30), max_size=6))
+def test_the_compiled_walk_does_what_the_python_definition_says(texts: list[str]) -> None:
+    column = pa.array(["앞", *texts], pa.large_string()).slice(1)
+    assert normalize(column).to_pylist() == [normalize_text(text) for text in texts]
+
+
+def test_real_pages_come_out_of_both_the_same(shared_data: Path) -> None:
+    for name in ("news_comments", "oss_docs_ko", "mixed_prose"):
+        texts = [
+            document["text"]
+            for batch in read_documents(shared_data / "ko_web" / f"{name}.jsonl.zst")
+            for document in batch.select(["text"]).to_pylist()
+        ][:1500]
+        assert normalize(pa.array(texts)).to_pylist() == [normalize_text(text) for text in texts]

@@ -1,0 +1,72 @@
+"""Columns of texts as the kernels see them: offsets, UTF-8 bytes, code points.
+
+In: Arrow columns. Out: numpy views of their buffers, and compiled functions that read and write one
+character. Arrow guarantees valid UTF-8, so nothing is checked here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+
+def buffers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Offsets (int64 [texts + 1]) and UTF-8 bytes of a column of texts, without copying them."""
+    texts = texts.cast(pa.large_string())
+    _, offsets, data = texts.buffers()
+    if not len(texts) or data is None:
+        return np.zeros(len(texts) + 1, np.int64), np.zeros(1, np.uint8)
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return ends, np.frombuffer(data, np.uint8)
+
+
+def column(offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> pa.LargeStringArray:
+    """The column that `buffers` would take apart; offsets start at 0, the bytes are not copied."""
+    return pa.LargeStringArray.from_buffers(
+        len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data)
+    )
+
+
+def longest(offsets: NDArray[np.int64]) -> int:
+    """Bytes of the longest text: room enough for the code points of any."""
+    return int(np.diff(offsets).max(initial=0))
+
+
+@njit(nogil=True, cache=True)
+def decode(data, at):  # type: ignore[no-untyped-def]
+    """The code point at a byte of valid UTF-8, and the bytes it takes."""
+    first = np.int64(data[at])
+    if first < 0x80:
+        return first, 1
+    second = np.int64(data[at + 1]) & 0x3F
+    if first < 0xE0:
+        return (first & 0x1F) << 6 | second, 2
+    third = np.int64(data[at + 2]) & 0x3F
+    if first < 0xF0:
+        return (first & 0x0F) << 12 | second << 6 | third, 3
+    fourth = np.int64(data[at + 3]) & 0x3F
+    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, 4
+
+
+@njit(nogil=True, cache=True)
+def encode(code, out, at):  # type: ignore[no-untyped-def]
+    """Write a code point as UTF-8; the byte after it."""
+    if code < 0x80:
+        out[at] = code
+        return at + 1
+    if code < 0x800:
+        out[at] = 0xC0 | code >> 6
+        out[at + 1] = 0x80 | code & 0x3F
+        return at + 2
+    if code < 0x10000:
+        out[at] = 0xE0 | code >> 12
+        out[at + 1] = 0x80 | code >> 6 & 0x3F
+        out[at + 2] = 0x80 | code & 0x3F
+        return at + 3
+    out[at] = 0xF0 | code >> 18
+    out[at + 1] = 0x80 | code >> 12 & 0x3F
+    out[at + 2] = 0x80 | code >> 6 & 0x3F
+    out[at + 3] = 0x80 | code & 0x3F
+    return at + 4
