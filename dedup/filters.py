@@ -37,17 +37,26 @@ REASONS = (
 SPAM_PHRASES = 3
 """So many different phrases must come together before their density counts."""
 
+_RATIOS = (
+    "wrong_language", "little_hangul", "symbols", "digits", "word_length", "duplicate_lines",
+    "repeated_words",
+)  # fmt: skip
+
 ENOUGH = 30
 """Letters of prose below which ratios say nothing, and only length, mojibake and spam are judged."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """reasons: None for a text that stays. quality: float32 [texts]. texts: boilerplate cut."""
+    """reasons: None for a text that stays. quality: float32 [texts]. texts: boilerplate cut.
+
+    values: by reason, the figure of each text that the rule compares with its `bounds`.
+    """
 
     reasons: list[str | None]
     quality: NDArray[np.float32]
     texts: pa.Array
+    values: dict[str, NDArray[np.floating]]
 
 
 # ── which rules a source is under ───────────────────────────────────────────────────────────────
@@ -100,6 +109,23 @@ def near_for(source: Source, dedup: Dedup, kind: str | None = None) -> Near | No
 # ── judging ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def bounds(limits: Filters, language: str) -> dict[str, tuple[float, float]]:
+    """Least and most allowed, by reason, in the order of `REASONS`."""
+    return {
+        "too_short": (limits.min_characters, np.inf),
+        "too_long": (0, limits.max_characters),
+        "mojibake": (0, limits.max_broken),
+        "wrong_language": (0 if language == "any" else limits.min_language, np.inf),
+        "little_hangul": (limits.min_hangul if language == "ko" else 0, np.inf),
+        "symbols": (0, limits.max_symbols),
+        "digits": (0, limits.max_digits),
+        "word_length": limits.mean_word,
+        "duplicate_lines": (0, limits.max_duplicate_lines),
+        "repeated_words": (0, limits.max_repeated_words),
+        "spam": (0, limits.max_spam),
+    }
+
+
 def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
     """Judge normalised texts (string or large_string, no nulls) of a source in `language`.
 
@@ -128,29 +154,30 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
         if phrases >= SPAM_PHRASES:
             spammed[row] = filled / characters[row]
     enough = counted.letters >= ENOUGH
-    mean_word = counted.word_characters / np.maximum(counted.words, 1)
-    hangul = (counted.hangul + counted.jamo) / np.maximum(counted.letters, 1)
-    nothing = np.zeros(len(texts), bool)
-    breaks = {
-        "too_short": counted.whole < limits.min_characters,
-        "too_long": counted.whole > limits.max_characters,
-        "mojibake": broken > limits.max_broken * characters,
-        "wrong_language": nothing if language == "any" else enough & (share < limits.min_language),
-        "little_hangul": enough & (hangul < limits.min_hangul) if language == "ko" else nothing,
-        "symbols": enough & (counted.symbols > limits.max_symbols * characters),
-        "digits": enough & (counted.digits > limits.max_digits * characters),
-        "word_length": enough
-        & ((mean_word < limits.mean_word[0]) | (mean_word > limits.mean_word[1])),
-        "duplicate_lines": enough
-        & (counted.duplicate_lines > limits.max_duplicate_lines * characters),
-        "repeated_words": enough
-        & (counted.repeated_words > limits.max_repeated_words * characters),
-        "spam": spammed > limits.max_spam,
+    words = np.maximum(counted.words, 1)
+    values = {
+        "too_short": counted.whole,
+        "too_long": counted.whole,
+        "mojibake": broken / characters,
+        "wrong_language": share,
+        "little_hangul": (counted.hangul + counted.jamo) / np.maximum(counted.letters, 1),
+        "symbols": counted.symbols / characters,
+        "digits": counted.digits / characters,
+        "word_length": counted.word_characters / words,
+        "duplicate_lines": counted.duplicate_lines / characters,
+        "repeated_words": counted.repeated_words / characters,
+        "spam": spammed,
     }
+    breaks = {
+        reason: (values[reason] < least) | (values[reason] > most)
+        for reason, (least, most) in bounds(limits, language).items()
+    }
+    for reason in _RATIOS:
+        breaks[reason] &= enough
     table = np.stack([breaks[reason] for reason in REASONS])
     first = np.where(table.any(axis=0), table.argmax(axis=0), -1)
     reasons = [REASONS[at] if at >= 0 else None for at in first.tolist()]
-    return Judgement(reasons, _quality(counted, broken), texts)
+    return Judgement(reasons, _quality(counted, broken), texts, values)
 
 
 def _quality(counted: Measures, broken: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from dedup.prose import CHARACTERS, CODE_ENDS, CODE_OPENINGS, TRIGGERS, prose_points
-from dedup.utf8 import buffers, decode, longest
+from dedup.utf8 import buffers, decode, longest, table
 
 # Classes of characters. OTHER is ordinary punctuation, and whatever has no class.
 OTHER, HANGUL, LATIN, DIGIT, SYMBOL, HANJA, JAMO, SPACE, LETTER = range(9)
@@ -84,7 +84,7 @@ def _class(code: int) -> int:
     return OTHER
 
 
-_CLASSES = np.array([_class(code) for code in range(0x10000)], np.uint8)
+_CLASSES = table(_class)
 _HIGH_LATIN = np.zeros(0x10000, np.bool_)
 _HIGH_LATIN[0xA1:0x100] = True
 for _byte in range(0x80, 0xA0):

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from dedup.utf8 import buffers, column, decode, encode
+from dedup.utf8 import buffers, column, decode, encode, table
 
 # Controls (tab and newline excepted), soft hyphen, zero-width and directional marks.
 # A zero-width joiner stays between the parts of an emoji.
@@ -95,54 +95,41 @@ _DOT, _NEWLINE, _BLANK, _BY_HAND = range(9, 13)
 
 
 def _seconds_of_compositions() -> set[int]:
-    """Characters that NFC may join to the one before them, combining class or not."""
-    seconds = set()
-    for code in range(0x110000):
+    """Characters of the BMP that NFC may join to the one before them, combining class or not."""
+    seconds = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}
+    for code in (*range(0x3400), *range(0xF900, 0x10000)):
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             seconds.add(int(parts[1], 16))
-    return seconds | set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))
+    return seconds
 
 
-def _actions() -> np.ndarray:
-    actions = np.full(0x10000, _KEEP, np.uint8)
-    seconds = _seconds_of_compositions()
-    for code in range(0x10000):
-        character = chr(code)
-        if 0xD800 <= code < 0xE000:
-            continue
-        if code == 0x200D:
-            actions[code] = _ZWJ
-        elif _DROP.match(character):
-            actions[code] = _DROPPED
-        elif _SPACE.match(character):
-            actions[code] = _TO_SPACE
-        elif 0xFF01 <= code <= 0xFF5E:
-            actions[code] = _FULL_WIDTH_ASCII
-        elif character == "\r":
-            actions[code] = _CARRIAGE
-        elif _LINE_END.match(character):
-            actions[code] = _BREAK
-        elif (
-            code in seconds
-            or unicodedata.combining(character)
-            or not unicodedata.is_normalized("NFC", character)
-        ):
-            actions[code] = _BY_HAND
-        elif 0x3131 <= code <= 0x3163:
-            actions[code] = _JAMO
-        elif character in "!?,…":
-            actions[code] = _MARK
-        elif character == ".":
-            actions[code] = _DOT
-        elif character == "\n":
-            actions[code] = _NEWLINE
-        elif character in " \t":
-            actions[code] = _BLANK
-    return actions
+_SECONDS = _seconds_of_compositions()
+_NAMED = {"\u200d": _ZWJ, "\r": _CARRIAGE, ".": _DOT, "\n": _NEWLINE, " ": _BLANK, "\t": _BLANK}
 
 
-_ACTIONS = _actions()
+def _action(code: int) -> int:
+    character = chr(code)
+    if character in _NAMED:
+        return _NAMED[character]
+    if _ODD.match(character):
+        if _DROP.match(character):
+            return _DROPPED
+        if _SPACE.match(character):
+            return _TO_SPACE
+        return _FULL_WIDTH_ASCII if 0xFF01 <= code <= 0xFF5E else _BREAK
+    if (
+        code in _SECONDS
+        or unicodedata.combining(character)
+        or not unicodedata.is_normalized("NFC", character)
+    ):
+        return _BY_HAND
+    if 0x3131 <= code <= 0x3163:
+        return _JAMO
+    return _MARK if character in "!?,…" else _KEEP
+
+
+_ACTIONS = table(_action)
 _BEFORE_JOINER = np.zeros(0x10000, np.bool_)  # in the BMP; beyond it, U+1F000 to U+1FAFF
 _BEFORE_JOINER[0x2600:0x27C0] = True
 _BEFORE_JOINER[0xFE0F] = True

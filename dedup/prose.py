@@ -16,30 +16,29 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dedup.utf8 import table
+
 # Bits of the table of characters.
 HANGUL, WORD, RULE, SPACE, IN_ADDRESS = 1, 2, 4, 8, 16
 
 
-def _characters() -> NDArray[np.uint8]:
-    table = np.zeros(0x10000, np.uint8)
-    for code in range(0x10000):
-        character = chr(code)
-        bits = 0
-        if 0xAC00 <= code <= 0xD7A3:
-            bits |= HANGUL
-        if character.isalnum() or character == "_":
-            bits |= WORD
-        if character in "-=*_~^\"'`+:.#":
-            bits |= RULE
-        if character.isspace():
-            bits |= SPACE
-        if not bits & (HANGUL | SPACE) and character not in "<>()\"'":
-            bits |= IN_ADDRESS
-        table[code] = bits
-    return table
+def _bits_of(code: int) -> int:
+    character = chr(code)
+    bits = 0
+    if 0xAC00 <= code <= 0xD7A3:
+        bits |= HANGUL
+    if character.isalnum() or character == "_":
+        bits |= WORD
+    if character in "-=*_~^\"'`+:.#":
+        bits |= RULE
+    if character.isspace():
+        bits |= SPACE
+    if not bits & (HANGUL | SPACE) and character not in "<>()\"'":
+        bits |= IN_ADDRESS
+    return bits
 
 
-CHARACTERS = _characters()
+CHARACTERS = table(_bits_of)
 
 # Bits of ASCII characters without which a cut within a line cannot be; 128 stands for all others.
 TICK, LINK, SLASH, TAG, INCLUDE = 1, 2, 4, 8, 16

@@ -175,7 +175,7 @@ def test_the_compiled_look_at_lines_misses_no_boilerplate(shared_data: Path) -> 
         for text in batch["text"].to_pylist()
     ]
     lines = [
-        "무단 전재 및 재배포 금지", "▶ 공유 하기", "TOP", "Copyright 2024", "ALL RIGHTS RESERVED", "ⓒ연합",
+        "무단 전재 및 재배포 금지", "▶ 공유하기", "TOP", "Copyright 2024", "ALL RIGHTS RESERVED", "ⓒ연합",
         "Advertisement", "ad", "URL 복사", "홍길동 기자 a@b.kr", "이 기사 공유하기", "(c) 누구", "sponsored",
     ]  # fmt: skip
     texts += [f"앞 글이다.\n{line}\n뒤 글이다." for line in lines]

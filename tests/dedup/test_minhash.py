@@ -109,3 +109,16 @@ def test_a_slice_of_a_column_is_signed_as_if_it_stood_alone() -> None:
 def test_a_column_with_nulls_is_refused() -> None:
     with pytest.raises(ValueError, match="null"):
         sign(pa.array(["가", None], pa.large_string()), shingle=5, count=4)
+
+
+def test_repeated_shingles_of_a_long_text_change_nothing() -> None:
+    chance = random.Random(5)
+    words = ["".join(chance.choices("가나다라마바사", k=3)) for _ in range(40)]
+    text = " ".join(chance.choices(words, k=900))
+    once = {text[at : at + 5] for at in range(len(text) - 4)}
+    assert len(once) < 0.8 * len(text)
+    oracle = MinHash(num_perm=128, scheme="affine32", hashfunc=hash_shingle)
+    oracle.update_batch([shingle.encode() for shingle in once])
+    signed = sign(pa.array([text, "짧다", text], pa.large_string()), shingle=5, count=128)
+    assert (signed.values[0] == oracle.hashvalues).all()
+    assert (signed.values[2] == oracle.hashvalues).all()
