@@ -15,7 +15,7 @@ do, freedom from repetition, freedom from symbols, digits, stray jamo and broken
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from configs.schema import Dedup, Filters, Near, Source
 from dedup.boilerplate import without_boilerplate
 from dedup.language import language_share
 from dedup.measures import Measures, measure
-from dedup.mojibake import broken_characters
+from dedup.mojibake import broken_characters, repaired
 from dedup.prose import prose
 from dedup.spam import STARTS, spam
 
@@ -50,13 +50,15 @@ ENOUGH = 30
 class Judgement:
     """reasons: None for a text that stays. quality: float32 [texts]. texts: boilerplate cut.
 
-    values: by reason, the figure of each text that the rule compares with its `bounds`.
+    values: by reason, the figure of each text that the rule compares with its `bounds`. repaired:
+    texts whose mojibake was undone.
     """
 
     reasons: list[str | None]
     quality: NDArray[np.float32]
     texts: pa.Array
     values: dict[str, NDArray[np.floating]]
+    repaired: int = 0
 
 
 # ── which rules a source is under ───────────────────────────────────────────────────────────────
@@ -66,7 +68,7 @@ def preset(name: str) -> Filters | None:
     """The limits of a preset by name; None for "none". Raises KeyError for another name."""
     return {
         "korean_web": Filters(),
-        "english_web": Filters(min_hangul=0, min_language=0.6, mean_word=(2.5, 12.0)),
+        "english_web": Filters(min_hangul=0, min_language=0.45, mean_word=(2.5, 12.0)),
         "none": None,
     }[name]
 
@@ -147,6 +149,14 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
             written(row), bool(counted.replaced[row]), int(counted.high_latin[row]),
             int(counted.hanja[row]),
         )  # fmt: skip
+    meant = {row: repaired(texts[row].as_py()) for row in np.flatnonzero(broken).tolist()}
+    mended = {row: text for row, text in meant.items() if text is not None}
+    if mended:
+        renewed = texts.to_pylist()
+        for row, text in mended.items():
+            renewed[row] = text
+        again = judge(pa.array(renewed, texts.type), limits, language)
+        return replace(again, repaired=again.repaired + len(mended))
     spammed = np.zeros(len(texts))
     # A phrase is ten characters at most: fewer possible starts than this cannot fill the share.
     for row in np.flatnonzero(counted.starts * 10 > limits.max_spam * characters).tolist():
@@ -174,6 +184,8 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
     }
     for reason in _RATIOS:
         breaks[reason] &= enough
+    if language == "ko":
+        breaks["little_hangul"] |= counted.hangul < limits.min_syllables
     table = np.stack([breaks[reason] for reason in REASONS])
     first = np.where(table.any(axis=0), table.argmax(axis=0), -1)
     reasons = [REASONS[at] if at >= 0 else None for at in first.tolist()]

@@ -31,15 +31,15 @@ _ENDINGS = "다요죠까음함임됨네지라자"
 class Measures(NamedTuple):
     """Per text; all arrays are float64 of shape [texts].
 
-    characters: without white space; the next seven are counts of characters of a class (letters:
-    all of them, Hangul included). words: separated by white space; word_characters: their length
-    together. lines: those not empty; sentence_lines: those that end as a sentence does.
-    duplicate_lines: characters (spaces not counted) of the lines that repeat an earlier one.
-    repeated_words: characters of the commonest sequence of three words that occurs three
-    times or more, all occurrences together, never more than the words have. replaced: U+FFFD.
-    high_latin: U+0080 to U+00FF and what Windows has among them (mojibake, if many). starts: places
-    where a phrase of the caller's `Starts` may begin. whole: characters of the text with what is no
-    prose, without white space.
+    characters: without white space; the next seven are counts of characters of a class (letters: all
+    of them, Hangul included; symbols: not those of words that are bare markup, such as `***`). words:
+    separated by white space; word_characters: their length together. lines: those not empty;
+    sentence_lines: those that end as a sentence does. duplicate_lines: characters (spaces not counted)
+    of the lines that repeat an earlier one. repeated_words: characters of the commonest sequence of
+    three words, two of them with a letter, that occurs three times or more, all occurrences together,
+    never more than the words have. replaced: U+FFFD. high_latin: U+0080 to U+00FF and what Windows has
+    among them (mojibake, if many). starts: places where a phrase of the caller's `Starts` may begin.
+    whole: characters of the text with what is no prose, without white space.
     """
 
     characters: NDArray[np.float64]
@@ -188,6 +188,7 @@ def _measure(  # type: ignore[no-untyped-def]
     points = np.empty(room + 1, np.int32)
     word_hash = np.empty(room // 2 + 2, np.uint64)
     word_size = np.empty(room // 2 + 2, np.int64)
+    word_letters = np.empty(room // 2 + 2, np.uint8)
     slots = 64
     while slots < 2 * room:  # at most one word, and one line, in two bytes
         slots *= 2
@@ -217,6 +218,7 @@ def _measure(  # type: ignore[no-untyped-def]
         classed[:] = 0
         words = lines = sentences = duplicate = replaced = high = begun = pair = 0
         word, size = seed, 0
+        lettered, marks = False, 0  # a letter in the word; how many of its characters are markup
         line, line_size, last = seed, 0, 0
         for i in range(length + 1):
             code = np.int64(points[i]) if i < length else np.int64(10)  # closes the last line
@@ -233,7 +235,12 @@ def _measure(  # type: ignore[no-untyped-def]
             if kind == SPACE:
                 if size:
                     word_hash[words], word_size[words] = word, size
+                    word_letters[words] = lettered
                     words += 1
+                    if marks == size:  # *** and | are left of markup, ★★★ is somebody's
+                        classed[SYMBOL] -= marks
+                        classed[OTHER] += marks
+                    lettered, marks = False, 0
                     line = _mix(line, word)
                     line_size += size
                     word, size = seed, 0
@@ -248,6 +255,10 @@ def _measure(  # type: ignore[no-untyped-def]
                     line, line_size = seed, 0
             else:
                 classed[kind] += 1
+                if kind == SYMBOL:
+                    marks += code == 42 or code == 95 or code == 124 or code == 35 or code == 92
+                elif kind != DIGIT and kind != OTHER:
+                    lettered = True
                 word, size = _mix(word, code), size + 1
                 begun += pairs[pair_place(last, code)]
                 begun += triples[pair_place(pair, code)]
@@ -260,6 +271,8 @@ def _measure(  # type: ignore[no-untyped-def]
         mask = _cleared(table, words)
         best = 0
         for i in range(words - 2):
+            if word_letters[i] + word_letters[i + 1] + word_letters[i + 2] < 2:
+                continue
             key = _mix(_mix(word_hash[i], word_hash[i + 1]), word_hash[i + 2]) | one
             slot = _slot(table, mask, key)
             if table[slot] != key:

@@ -5,7 +5,7 @@ English names, and rules that judge all of it drop 57 % of Korean documentation.
 
 Cut whole: front matter, fenced code, and lines that are rows of tables, rules, directives, indented
 code, or that open or end as code does and hold no Hangul. Cut out of lines, leaving a space: inline
-code, targets of links, addresses, tags. A line that goes leaves its line end. Everything but front
+code, includes, targets of links, addresses, tags, entities. A line that goes leaves its line end. Everything but front
 matter and fences is a matter of one line, so one walk does it; tests/dedup/test_prose.py has the same
 rules as regular expressions.
 """
@@ -41,9 +41,11 @@ def _bits_of(code: int) -> int:
 CHARACTERS = table(_bits_of)
 
 # Bits of ASCII characters without which a cut within a line cannot be; 128 stands for all others.
-TICK, LINK, SLASH, TAG, INCLUDE = 1, 2, 4, 8, 16
+TICK, LINK, SLASH, TAG, INCLUDE, ENTITY = 1, 2, 4, 8, 16, 32
 TRIGGERS = np.zeros(129, np.uint8)
-for _character, _bit in (("`", TICK), ("]", LINK | INCLUDE), ("/", SLASH), (">", TAG)):
+for _character, _bit in (
+    ("`", TICK), ("]", LINK | INCLUDE), ("/", SLASH), (">", TAG), ("&", ENTITY),
+):  # fmt: skip
     TRIGGERS[ord(_character)] = _bit
 
 
@@ -326,6 +328,32 @@ def _without_includes(out, start, end):  # type: ignore[no-untyped-def]
     return to
 
 
+@njit(nogil=True, cache=True)
+def _without_entities(out, start, end):  # type: ignore[no-untyped-def]
+    """Cut `&nbsp;`, `&#160;` and `&#xA0;`: names of at most eight letters or digits."""
+    to = at = start
+    while at < end:
+        if out[at] == 38:
+            stop = at + 1
+            if stop < end and out[stop] == 35:
+                stop += 1
+            first = stop
+            while stop < end and stop - first < 9 and out[stop] < 128:
+                code = out[stop] | 32
+                if not (48 <= out[stop] <= 57 or 97 <= code <= 122):
+                    break
+                stop += 1
+            if stop < end and out[stop] == 59 and 2 <= stop - first <= 8:
+                out[to] = 32
+                to += 1
+                at = stop + 1
+                continue
+        out[to] = out[at]
+        to += 1
+        at += 1
+    return to
+
+
 # ── the walk ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -357,14 +385,16 @@ def prose_points(points, length, characters, openings, ends, triggers):  # type:
                     to += 1
             if seen & TICK:
                 to = _without_spans(points, line, to, 96, 0, 96, 1, 200)
+            if seen & INCLUDE:
+                to = _without_includes(points, line, to)
             if seen & LINK:
                 to = _without_spans(points, line, to, 93, 40, 41, 0, 400)
             if seen & SLASH:
                 to = _without_addresses(points, line, to, characters)
             if seen & TAG:
                 to = _without_tags(points, line, to)
-            if seen & INCLUDE:
-                to = _without_includes(points, line, to)
+            if seen & ENTITY:
+                to = _without_entities(points, line, to)
         if end < length and not fence:
             points[to] = 10
             to += 1

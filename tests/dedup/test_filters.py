@@ -38,7 +38,7 @@ def reason(text: str, language: str = "ko", limits: Filters | None = None) -> st
     [
         ("ㅋㅋ 굿", "too_short"),
         (PARAGRAPH, None),
-        (PARAGRAPH.encode("cp949").decode("latin-1"), "mojibake"),
+        (PARAGRAPH.encode("cp949").decode("latin-1").replace("\xad", ""), "mojibake"),
         (PARAGRAPH.encode().decode("cp949", "replace"), "mojibake"),
         (PARAGRAPH.encode().decode("cp1252", "ignore"), "mojibake"),
         (PARAGRAPH[:60] + "占쏙옙 占쏙옙占쏙옙 占쏙옙", "mojibake"),

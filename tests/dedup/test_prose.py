@@ -26,10 +26,11 @@ LINES = re.compile(
 )
 INSIDE = (
     re.compile(r"`[^`\n]{1,200}`"),
+    re.compile(r"\[![A-Za-z]+[ \t]*\[[^\]\n]*\][^\]\n]*\]"),
     re.compile(r"\]\([^)\n]{0,400}\)"),
     re.compile(r"(?:http|ftp)s?://[^\s가-힣<>()\"']+"),
     re.compile(r"</?[A-Za-z!][^<>\n]{0,400}>"),
-    re.compile(r"\[![A-Za-z]+[ \t]*\[[^\]\n]*\][^\]\n]*\]"),
+    re.compile(r"&#?[A-Za-z0-9]{2,8};"),
 )
 
 
@@ -43,7 +44,7 @@ def by_expressions(text: str) -> str:
 
 PIECES_IN_A_ROW = (
     "가나다 |글 ` `` ``` ~~~ --- === ... ::: # #! #include [ ] ( ) ]( [! < > </ <a> <제목> -> => ; { } \\ , = : "
-    "/ // /* */ http:// https://a.kr ftp://x $ >>> import from def class import_ var let public a_b 1 . ' \" + * ^ _ 漢 é"
+    "/ // /* */ http:// https://a.kr ftp://x $ >>> import from def class import_ var let public a_b 1 . ' \" + * ^ _ 漢 é & &nbsp; &#160; &#xA0; &; &abcdefghi;"
 )
 PIECES = st.sampled_from(
     [*PIECES_IN_A_ROW.split(), "\n", "\n"]
@@ -89,3 +90,10 @@ def test_real_pages_leave_the_same(shared_data: Path, source: str) -> None:
 def test_prose_is_what_is_left_without_code_tables_and_addresses() -> None:
     text = "앞 글이다.\n```\ncode;\n```\n| a | b |\n    return x;\n[이름](http://a.kr/b) `f(x)` 뒤 글이다."
     assert prose(text).split() == ["앞", "글이다.", "[이름", "뒤", "글이다."]
+
+
+def test_an_include_goes_whole_and_what_follows_it_stays() -> None:
+    assert (
+        prose("[!INCLUDE[a](b)] 중요한 글 [상태 [x] 표시").split()
+        == ["중요한", "글", "[상태", "[x]", "표시"]
+    )
