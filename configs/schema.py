@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from configs.banding import fitting, proposed, recall_curve
+
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbBtT]?)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)[bB]?")
 
@@ -102,19 +104,54 @@ class Near(Section):
     )
     shingle: int = Field(5, ge=1, le=32, description="length of a shingle, in characters")
     permutations: int = Field(128, ge=4, le=1024, multiple_of=4, description="hashes per signature")
-    bands: int = Field(25, ge=1, description="bands of the signature; more find more pairs")
+    bands: AtLeastOne | Auto = Field(
+        25,
+        description="bands of the signature; more find more pairs. auto takes bands and rows that "
+        "datasketch proposes for the threshold",
+    )
     rows: int = Field(5, ge=1, description="hashes in a band; more rows propose fewer pairs")
+    mode: Literal["remove", "annotate"] = Field(
+        "remove",
+        description="annotate keeps near copies and writes cluster_id and cluster_size on all of "
+        "them; exact copies go in either mode",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _propose(cls, values: Any) -> Any:
+        """Put numbers where `bands: auto` stands, so that a resolved config says them."""
+        if not isinstance(values, dict) or values.get("bands") != "auto":
+            return values
+        if "rows" in values:
+            raise ValueError("bands: auto proposes the rows too; leave rows out, or give both")
+        threshold = values.get("threshold", cls.model_fields["threshold"].default)
+        permutations = values.get("permutations", cls.model_fields["permutations"].default)
+        if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
+            return values
+        if not isinstance(permutations, int) or not 4 <= permutations <= 1024:
+            return values
+        bands, rows = proposed(float(threshold), permutations)
+        return {**values, "bands": bands, "rows": rows}
 
     @model_validator(mode="after")
     def _fits(self) -> Near:
-        if self.bands * self.rows > self.permutations:
-            rows = max(1, self.permutations // self.bands)
-            raise ValueError(
-                f"bands × rows = {self.bands * self.rows} is more than permutations = "
-                f"{self.permutations}; the nearest that fit: bands {self.bands} × rows {rows}, "
-                f"bands {max(1, self.permutations // self.rows)} × rows {self.rows}"
-            )
-        return self
+        if self.bands == "auto" or self.bands * self.rows <= self.permutations:
+            return self
+        pairs = "; ".join(
+            f"{bands} × {rows} (finds {recall_curve(self.threshold, bands, rows)})"
+            for bands, rows in fitting(self.bands, self.rows, self.permutations)
+        )
+        raise ValueError(
+            f"bands × rows = {self.bands * self.rows} is more than permutations = "
+            f"{self.permutations}; the nearest that fit, and the share of the pairs of a "
+            f"similarity they find: {pairs}"
+        )
+
+    @property
+    def banding(self) -> tuple[int, int]:
+        """(bands, rows)."""
+        assert self.bands != "auto"
+        return self.bands, self.rows
 
 
 class Filters(Section):
@@ -123,13 +160,16 @@ class Filters(Section):
     Ratios are shares of the document's prose: code, tables, markup and addresses are not judged.
     """
 
-    min_characters: int = Field(15, ge=0, description="fewest characters, spaces not counted")
+    min_characters: int = Field(10, ge=0, description="fewest characters, spaces not counted")
     max_characters: Count = Field(5_000_000, ge=1, description="most characters")
     min_hangul: float = Field(
         0.2,
         ge=0,
         le=1,
         description="least share of Hangul among the letters (0 for other languages)",
+    )
+    min_syllables: int = Field(
+        6, ge=0, description="fewest Hangul syllables in the prose of a Korean document"
     )
     min_language: float = Field(
         0.3,
@@ -138,7 +178,7 @@ class Filters(Section):
         description="least share of the text the language model gives to the source's language",
     )
     mean_word: tuple[float, float] = Field(
-        (1.2, 20.0), description="least and most mean length of a word (eojeol), in characters"
+        (1.2, 50.0), description="least and most mean length of a word (eojeol), in characters"
     )
     max_symbols: float = Field(
         0.30,
@@ -146,7 +186,7 @@ class Filters(Section):
         le=1,
         description="most symbols (neither letter, digit, space nor ordinary punctuation) per character",
     )
-    max_digits: float = Field(0.35, ge=0, le=1, description="most digits per character")
+    max_digits: float = Field(0.40, ge=0, le=1, description="most digits per character")
     max_duplicate_lines: float = Field(
         0.45, ge=0, le=1, description="most characters in lines that repeat an earlier line"
     )
@@ -175,7 +215,10 @@ class Filters(Section):
 
 FilterPreset = Literal["korean_web", "english_web", "none"]
 
-SourceFormat = Literal["auto", "jsonl", "parquet", "html", "text", "warc", "chat", "parallel"]
+SourceFormat = Literal[
+    "auto", "jsonl", "json", "parquet", "csv", "xlsx", "html", "text", "warc", "hwp", "hwpx", "wiki",
+    "nikl", "kakao", "hub", "chat", "parallel", "preference",
+]  # fmt: skip
 
 
 class Source(Section):
@@ -197,7 +240,9 @@ class Source(Section):
     )
     fields: dict[str, str] = Field(
         default_factory=dict,
-        description="which field holds text, id, url, title, ko, en or messages (dotted for nested ones)",
+        description="which field holds text, id, url, title, ko, en, messages, prompt, chosen or "
+        "rejected (dotted for nested ones, [] for every item of a list); records: the list in a JSON "
+        "file whose items are the records",
     )
     licence: str = Field("", description="licence of the texts; travels into the model card")
     quality: float = Field(
@@ -233,8 +278,16 @@ class Dedup(Section):
         default_factory=list,
         description="evaluation files (JSONL, TSV, text) whose text must not be trained on",
     )
+    against: list[PathGlob] = Field(
+        default_factory=list,
+        description="folders of earlier runs: what equals or is near to a document kept there goes",
+    )
     heldout: float = Field(
         0.005, ge=0, lt=1, description="share of the duplicate clusters kept for evaluation"
+    )
+    custom_filters: list[str] = Field(
+        default_factory=list,
+        description="your own filters, each as package.module:function; see dedup/custom.py",
     )
     keep_removed_text: bool = Field(
         True, description="store the text of removed documents in the audit trail"
@@ -242,8 +295,25 @@ class Dedup(Section):
     shard: Size = Field(
         "64MB", ge=1000, description="input bytes in one task, and so in one output file"
     )  # type: ignore[assignment]
-    engine: Literal["local"] = runtime("local", "what runs the tasks: processes of this machine")
+    max_record: Size = Field(
+        "256MB",
+        ge=1000,
+        le=2**31 - 1,
+        description="longest record or page that is read; a longer one is kept apart, in failed/",
+    )  # type: ignore[assignment]
+    engine: Literal["local", "ray"] = runtime(
+        "local", "what runs the tasks: processes of this machine, or a Ray cluster (extra cluster)"
+    )
+    address: str = runtime(
+        "auto",
+        "Ray cluster to use (host:6379, ray://host:10001); auto finds this machine's or starts one",
+    )
     workers: AtLeastOne | Auto = runtime("auto", "processes; auto takes one per core")
+    on_disk: bool | Auto = runtime(
+        "auto",
+        "hold band keys and sketches in mapped files, not in memory, while near copies are sought; "
+        "auto does so from 20 million documents on",
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Dedup:

@@ -1,10 +1,15 @@
-"""A file → its raw records: lines of JSONL, rows of Parquet, responses of a WARC archive, or bytes.
+"""A file → its decompressed bytes, whole, in pieces, or in blocks of whole lines.
 
-In: a path. Out: iterators that give what can be read and then raise `Damaged` where the file is
-broken. Compression (gzip, zstd, bzip2; several members or frames in one file) is undone by feeding
-the decompressor small pieces and asking it at the end whether it is done: the convenient readers of
-the same libraries take a truncated zstd file for a short one, and lose up to a buffer of good records
-before the break in a gzip file.
+In: a `File` (local, remote, or a member of an archive) or a path. Out: iterators that give what can
+be read and then raise `Damaged` where the file is broken. Compression (gzip, zstd, bzip2; several
+members or frames in one file) is undone by feeding the decompressor small pieces and asking it at the
+end whether it is done: the convenient readers of the same libraries take a truncated zstd file for a
+short one, and lose up to a buffer of good records before the break in a gzip file.
+
+Memory stays bounded whatever the file says: a decompressor gives at most a few megabytes at a time,
+a line longer than the limit is skipped to its end and told as `Oversized`, and a file that must be
+read whole stops at the limit. Only plain files can be read from the middle (`begin`, `end`): a gzip
+or zstd stream has no place to start at, so a compressed file is always read by one worker.
 """
 
 from __future__ import annotations
@@ -13,19 +18,51 @@ import bz2
 import codecs
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zstandard
-from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-PIECE = 1 << 14  # bytes fed to a decompressor at once: what is lost before a corrupt byte, at most
+_PIECES = {".gz": 1 << 14, ".zst": 1 << 11, ".bz2": 1 << 10}
+"""Bytes fed to a decompressor at once: what is lost before a corrupt byte, at most, and what a bomb
+can become in one call (16 MB for gzip; a zstd block of 4 bytes may stand for 128 kB, 64 MB here)."""
+BLOCK = 2 << 20  # bytes of a block of lines, about
+RAW_BYTES = 4096  # kept of what cannot be read
+RECORD_LIMIT = 256_000_000
+"""Bytes of the longest record that is read (`dedup.max_record`)."""
 
 
 class Damaged(Exception):
     """The file cannot be read beyond this point; the message says why."""
+
+
+@dataclass(frozen=True)
+class File:
+    """Where bytes lie, and which of them are meant.
+
+    path: absolute path, address, or archive!member, as failures name it. name: the same as ids carry
+    it. open: gives the raw bytes from the start, seekable except for members of archives. size: raw
+    bytes; None where it is not known. begin, end: the share of a split file (bytes, row groups or
+    shards, as its format has them; end None: all of it). before: records of the file before `begin`.
+    limit: bytes of the longest record. local: the path of the file itself, where it has one.
+    """
+
+    path: str
+    name: str
+    open: Callable[[], BinaryIO]
+    size: int | None = None
+    begin: int = 0
+    end: int | None = None
+    before: int = 0
+    limit: int = RECORD_LIMIT
+    local: str | None = None
+    depth: int = 0
+
+
+def local_file(path: str, name: str | None = None, **more: Any) -> File:
+    """A file of this machine."""
+    return File(path, name or path, lambda: Path(path).open("rb"), local=path, **more)
 
 
 class _Decompressor(Protocol):
@@ -47,60 +84,90 @@ _CODECS: dict[str, tuple[bytes, Callable[[], Any]]] = {
 
 def bare_suffix(name: str) -> str:
     """Suffix in lower case once those of compression are off: "a.jsonl.zst" → ".jsonl"."""
+    if name.islower() and not name.endswith(tuple(_CODECS)):  # the common case, a million times
+        dot = name.rfind(".")
+        return name[dot:] if dot > name.rfind("/") + 1 else ""
     path = Path(name.lower())
     while path.suffix in _CODECS:
         path = path.with_suffix("")
     return path.suffix
 
 
-def chunks(path: str) -> Iterator[bytes]:
+def compressed(file: File | str) -> bool:
+    """Whether the file's name or first bytes say that it is compressed."""
+    file = _file(file)
+    if Path(file.path).suffix.lower() in _CODECS:
+        return True
+    with file.open() as raw:
+        first = raw.read(4)
+    return any(first.startswith(magic) for magic, _ in _CODECS.values())
+
+
+def _file(file: File | str) -> File:
+    return file if isinstance(file, File) else local_file(file)
+
+
+def chunks(file: File | str) -> Iterator[bytes]:
     """The decompressed bytes of a file, in pieces. Raises Damaged, or OSError where it won't open."""
-    with Path(path).open("rb") as file:
-        first = file.read(PIECE)
-        named = _CODECS.get(Path(path).suffix.lower())
-        factory = named[1] if named else None
-        for magic, make in _CODECS.values():
-            if factory is None and first.startswith(magic):
-                factory = make
-        if factory is None:
-            while first:
-                yield first
-                first = file.read(1 << 20)
+    file = _file(file)
+    with file.open() as raw:
+        first = raw.read(min(_PIECES.values()))
+        suffix = Path(file.path).suffix.lower()
+        if suffix not in _CODECS:
+            packed = (name for name, (magic, _) in _CODECS.items() if first.startswith(magic))
+            suffix = next(packed, "")
+        if suffix:
+            yield from _decompressed(raw, first, suffix)
             return
-        decompressor: _Decompressor = factory()
-        piece = first
-        while piece:
-            try:
-                out = decompressor.decompress(piece)
+        while first:
+            yield first
+            first = raw.read(1 << 20)
+
+
+def _decompressed(raw: BinaryIO, first: bytes, suffix: str) -> Iterator[bytes]:
+    factory = _CODECS[suffix][1]
+    decompressor: _Decompressor = factory()
+    piece = first
+    while piece:
+        try:
+            out = decompressor.decompress(piece)
+            if out:
+                yield out
+            while decompressor.eof and decompressor.unused_data.strip(b"\x00"):
+                rest = decompressor.unused_data
+                decompressor = factory()
+                out = decompressor.decompress(rest)
                 if out:
                     yield out
-                while decompressor.eof and decompressor.unused_data.strip(b"\x00"):
-                    rest = decompressor.unused_data
-                    decompressor = factory()
-                    out = decompressor.decompress(rest)
-                    if out:
-                        yield out
-            except (zlib.error, zstandard.ZstdError, OSError, EOFError) as error:
-                raise Damaged(f"broken compression ({error})") from None
-            piece = file.read(PIECE)
-            if piece and decompressor.eof:
-                if not piece.strip(b"\x00"):
-                    continue  # zero padding, as tapes leave it
-                decompressor = factory()
-        if first and not decompressor.eof:
-            raise Damaged("the compressed data end in the middle")
+        except (zlib.error, zstandard.ZstdError, OSError, EOFError) as error:
+            raise Damaged(f"broken compression ({error})") from None
+        piece = raw.read(_PIECES[suffix])
+        if piece and decompressor.eof:
+            if not piece.strip(b"\x00"):
+                continue  # zero padding, as tapes leave it
+            decompressor = factory()
+    if first and not decompressor.eof:
+        raise Damaged("the compressed data end in the middle")
 
 
-def content(path: str) -> bytes:
-    """All bytes of a file, decompressed."""
-    return b"".join(chunks(path))
+def content(file: File | str) -> bytes:
+    """All bytes of a file, decompressed. Raises Damaged where they are more than the limit."""
+    file = _file(file)
+    parts: list[bytes] = []
+    size = 0
+    for piece in chunks(file):
+        size += len(piece)
+        if size > file.limit:
+            raise Damaged(f"is longer than {file.limit:,} bytes (dedup.max_record)")
+        parts.append(piece)
+    return b"".join(parts)
 
 
-def head(path: str, size: int = 4096) -> bytes:
+def head(file: File | str, size: int = RAW_BYTES) -> bytes:
     """The first bytes of a file, decompressed; what there is of them in a damaged one."""
     start = b""
     try:
-        for chunk in chunks(path):
+        for chunk in chunks(file):
             start += chunk
             if len(start) >= size:
                 break
@@ -109,29 +176,125 @@ def head(path: str, size: int = 4096) -> bytes:
     return start[:size]
 
 
-def lines(path: str, encoding: str | None = None) -> Iterator[bytes]:
-    """Lines without their newline, in UTF-8 as found; a broken last line of a damaged file is lost.
+# ── lines ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Oversized:
+    """One line longer than the limit: its first 4 kB, and its length with the newline."""
+
+    start: bytes
+    size: int
+
+
+def blocks(file: File, encoding: str | None = None) -> Iterator[bytes | Oversized]:
+    """Whole lines with their newlines, about 2 MB of them at a time, in file order.
 
     `encoding`: a codec in which a newline is not the byte 0x0A (UTF-16, UTF-32); its lines are
-    given in UTF-8.
+    given in UTF-8. The last line may lack its newline; a broken last line of a damaged file is lost.
+    Of a split plain file the lines that begin in [begin, end) are given.
     """
-    pieces = chunks(path)
+    if file.end is not None:
+        return _whole_lines(_range(file), file.limit)
+    pieces = chunks(file)
     if encoding is not None:
-        pieces = _recoded(pieces, encoding)
-    rest = b""
-    for piece in pieces:
-        first, *parts = piece.split(b"\n")
-        if not parts:
-            rest += first
-            continue
-        yield rest + first
-        *whole, rest = parts
-        yield from whole
-    if rest:
-        yield rest
+        pieces = recoded(pieces, encoding)
+    return _whole_lines(pieces, file.limit)
 
 
-def _recoded(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+def _whole_lines(pieces: Iterator[bytes], limit: int) -> Iterator[bytes | Oversized]:
+    waiting: list[bytes] = []  # whole lines
+    rest: list[bytes] = []  # the line that has not ended, and its length
+    length = 0
+    ready = 0
+    start: bytes | None = None  # of a line too long
+    try:
+        for piece in pieces:
+            if start is None and length + len(piece) <= limit:  # no line here can be too long
+                cut = piece.rfind(b"\n") + 1
+                if cut:
+                    waiting += [*rest, piece[:cut]]
+                    ready += length + cut
+                    rest, length = [piece[cut:]], len(piece) - cut
+                else:
+                    rest.append(piece)
+                    length += len(piece)
+                if ready >= BLOCK:
+                    yield b"".join(waiting)
+                    waiting, ready = [], 0
+                continue
+            at = 0
+            while at < len(piece):
+                cut = piece.find(b"\n", at) + 1
+                part = piece[at : cut or len(piece)]
+                at += len(part)
+                length += len(part)
+                if start is None and length - bool(cut) > limit:
+                    if waiting:
+                        yield b"".join(waiting)
+                        waiting, ready = [], 0
+                    start = b"".join([*rest, part])[:RAW_BYTES].rstrip(b"\n")
+                    rest = []
+                if start is None:
+                    rest.append(part)
+                if cut and start is not None:
+                    yield Oversized(start, length)
+                    start, length = None, 0
+                elif cut:
+                    waiting += rest
+                    ready += length
+                    rest, length = [], 0
+    except Damaged:
+        if waiting:
+            yield b"".join(waiting)
+        if start is not None:
+            yield Oversized(start, length)
+        raise
+    waiting += rest
+    if any(waiting):
+        yield b"".join(waiting)
+    if start is not None:
+        yield Oversized(start, length)
+
+
+def _range(file: File) -> Iterator[bytes]:
+    """The bytes of the lines that begin in [begin, end) of a plain file."""
+    assert file.end is not None
+    with file.open() as raw:
+        at = file.begin
+        if at:  # to the first line that begins here: after a newline at begin - 1 or later
+            raw.seek(at - 1)
+            at -= 1
+            while at < file.end - 1:
+                piece = raw.read(min(1 << 20, file.end - 1 - at))
+                cut = piece.find(b"\n") + 1
+                at += cut or len(piece)
+                if cut:
+                    raw.seek(at)
+                    break
+                if not piece:
+                    return
+            else:
+                return
+        last = b"\n"
+        while at < file.end:
+            piece = raw.read(min(1 << 20, file.end - at))
+            if not piece:
+                return
+            at += len(piece)
+            last = piece
+            yield piece
+        while not last.endswith(b"\n"):  # the line that begins here and ends beyond
+            last = raw.read(1 << 20)
+            if not last:
+                return
+            cut = last.find(b"\n") + 1
+            last = last[: cut or len(last)]
+            yield last
+
+
+def recoded(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Bytes in an encoding → UTF-8. Raises Damaged."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         for piece in pieces:
@@ -139,103 +302,3 @@ def _recoded(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         yield decoder.decode(b"", final=True).encode()
     except UnicodeError as error:
         raise Damaged(f"is not {encoding} ({error})") from None
-
-
-def rows(path: str) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file as mappings. Raises Damaged."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=500, use_threads=False):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Damaged(f"unreadable Parquet ({str(error).splitlines()[0]})") from None
-
-
-class Response:
-    """One HTTP response of a WARC file that carries HTML."""
-
-    __slots__ = ("body", "charset", "date", "number", "offset", "url")
-
-    def __init__(
-        self, number: int, offset: int, url: str, date: str, charset: str | None, body: bytes
-    ) -> None:
-        self.number, self.offset, self.url = number, offset, url
-        self.date, self.charset, self.body = date, charset, body
-
-
-class _Stream:
-    """The decompressed bytes as the file object that fastwarc reads from."""
-
-    def __init__(self, path: str) -> None:
-        self._chunks = chunks(path)
-        self._rest = b""
-        self._position = 0
-        self.damage: str | None = None
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            try:
-                self._rest = next(self._chunks)
-            except StopIteration:
-                return b""
-            except Damaged as error:
-                self.damage = str(error)
-                return b""
-        if size < 0:
-            size = len(self._rest)
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        self._position += len(piece)
-        return piece
-
-
-def responses(path: str) -> Iterator[Response]:
-    """The successful HTML responses of a WARC file (.warc, .warc.gz, .warc.zst), in file order.
-
-    `number` counts all records of the file from 1, `offset` is the byte offset in the decompressed
-    stream. Other records (requests, images, errors, redirects, empty bodies) are no documents.
-    Raises Damaged.
-    """
-    stream = _Stream(path)
-    number = 0
-    try:
-        for record in ArchiveIterator(cast(BinaryIO, stream), parse_http=False):
-            number += 1
-            if record.record_type != WarcRecordType.response or not record.is_http:
-                continue
-            length = record.content_length
-            record.freeze()
-            if record.content_length < length:
-                raise Damaged("the last record ends in the middle")
-            record.parse_http(auto_decode="all")
-            headers = record.http_headers
-            status = headers.status_code if headers is not None else None
-            if status is not None and not 200 <= status < 300:
-                continue
-            body = record.reader.read()
-            kind = (record.http_content_type or "").lower()
-            if not body.strip() or not _is_html(kind, body):
-                continue
-            yield Response(
-                number,
-                record.stream_pos,
-                (record.headers.get("WARC-Target-URI") or "").strip("<>"),
-                record.headers.get("WARC-Date") or "",
-                record.http_charset,
-                body,
-            )
-    except (OSError, ValueError, EOFError) as error:
-        raise Damaged(f"broken WARC ({error})") from None
-    if stream.damage:
-        raise Damaged(stream.damage)
-    if number == 0:
-        raise Damaged("holds no WARC record")
-
-
-def _is_html(content_type: str, body: bytes) -> bool:
-    if content_type:
-        return content_type in ("text/html", "application/xhtml+xml")
-    start = body[:1024].lstrip().lower()
-    return start.startswith((b"<!doctype html", b"<html", b"<?xml")) and b"<html" in start

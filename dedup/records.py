@@ -1,31 +1,27 @@
-"""One file → its documents and failures, record by record.
+"""A record's fields → a document, or the reason why it is none.
 
-In: a path, its relative path (for ids) and the source. Out: `Document`s and `Failure`s in file
-order. A record is a JSON object, a Parquet row, a WARC response, an HTML page or a text file; which
-kind of document it becomes (text, chat, parallel) is decided by the source's format, or with `auto`
-by its fields: `messages` makes a dialogue, `ko` and `en` a pair.
+In: a record (a mapping, as JSON or a table row gives it), the id it gets if it has none, the source.
+Out: a `Document`; `Unusable` is raised where the record holds none. Which kind of document it becomes
+(text, chat, parallel, preference) is decided by the source's format, or with `auto` by its fields:
+`messages` makes a dialogue, `ko` and `en` a pair, `chosen` and `rejected` a preference.
 
-One record that cannot be used is one failure; so is the unreadable rest of a file, and a file that
-is empty. Nothing is repaired silently: a line with one invalid byte or a lone surrogate is kept
-apart whole, for its owner to look at.
+A selector names a field: dotted for nested ones (`doc.body`), `[]` for every item of a list, whose
+strings are joined by newlines (`paragraph[].form`). Nothing is repaired silently: a line with one
+invalid byte or a lone surrogate is kept apart whole, for its owner to look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from configs.schema import Source
-from dedup import containers
-from dedup.containers import Damaged
-from dedup.extract import codec, decode, extract
 
 RAW_BYTES = 4096
-Kind = Literal["text", "parallel", "chat"]
+Kind = Literal["text", "parallel", "chat", "preference"]
 
 ROLES = {
     "system": "system", "user": "user", "human": "user", "prompter": "user",
@@ -38,7 +34,7 @@ ROLES = {
 class Failure:
     """A record, or the rest of a file, that could not be read: one failed document.
 
-    path: absolute. line: the record's number from 1 (line, row or WARC record), offset: its byte
+    path: absolute, an address, or archive!member. line: the record's number from 1 (line, row or WARC record), offset: its byte
     offset in a decompressed WARC; both None where the whole file failed. raw: its first 4 kB.
     size: its bytes, as far as they were read.
     """
@@ -67,224 +63,102 @@ class Unusable(ValueError):
     """A record that is no document; the message says why."""
 
 
-def documents(path: str, name: str, source: Source) -> Iterator[Document | Failure]:
-    """Documents and failures of a file, in order; `name` is the path as ids carry it."""
-    number = 0
-    try:
-        if Path(path).stat().st_size == 0:
-            yield Failure(path, "empty file")
-            return
-        form = _form(path, source)
-        for item in _READERS[form](path, name, source):
-            number = max(number, getattr(item, "line", None) or number + 1)
-            yield item
-    except Damaged as error:
-        after = f" after record {number}" if number else " before its first record"
-        yield Failure(path, f"truncated{after}: {error}", raw=_start(path) if not number else b"")
-    except OSError as error:
-        yield Failure(path, f"cannot be opened: {error.strerror or error}")
+def document_of(record: dict[str, Any], id: str, source: Source, size: int | None) -> Document:
+    """The document a record holds. size: its bytes; None for those of its text.
 
-
-def _start(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(RAW_BYTES)
-
-
-def _form(path: str, source: Source) -> str:
-    """How the file is laid out: by its suffix, else by its first bytes."""
-    if source.format in ("jsonl", "parquet", "html", "text", "warc"):
-        return source.format
-    suffix = containers.bare_suffix(path)
-    if suffix in (".parquet", ".pq"):
-        return "parquet"
-    if source.format in ("chat", "parallel"):
-        return "jsonl"
-    by_suffix = {
-        ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".html": "html", ".htm": "html",
-        ".xhtml": "html", ".warc": "warc", ".txt": "text", ".text": "text", ".md": "text",
-    }  # fmt: skip
-    if suffix in by_suffix:
-        return by_suffix[suffix]
-    start = containers.head(path).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"WARC/"):
-        return "warc"
-    if start.startswith(b"PAR1"):
-        return "parquet"
-    if start.startswith(b"{"):
-        return "jsonl"
-    if start[:200].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "html"
-    return "text"
-
-
-# ── readers, one per layout ─────────────────────────────────────────────────────────────────────
-
-
-def _jsonl(path: str, name: str, source: Source) -> Iterator[Document | Failure]:
-    encoding = None if source.encoding == "auto" else codec(source.encoding)
-    wide = encoding if encoding and encoding.startswith(("utf-16", "utf-32")) else None
-    recode = encoding if encoding not in (None, wide, "utf-8", "utf-8-sig") else None
-    empty = True
-    for number, line in enumerate(containers.lines(path, wide), 1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line or line.isspace():
-            continue
-        empty = False
-        size = len(line) + 1
-        try:
-            if recode:
-                line = line.decode(recode).encode()
-            record = orjson.loads(line)
-            if not isinstance(record, dict):
-                raise Unusable("is not a JSON object; write one object {…} on each line")
-            yield _document(record, f"{source.name}/{name}#{number}", source, size)
-        except Unusable as error:
-            yield Failure(path, str(error), line=number, raw=line[:RAW_BYTES], size=size)
-        except UnicodeDecodeError as error:
-            message = f"is not {source.encoding} (byte {error.start})"
-            yield Failure(path, message, line=number, raw=line[:RAW_BYTES], size=size)
-        except orjson.JSONDecodeError as error:
-            message = _json_error(line, error)
-            yield Failure(path, message, line=number, raw=line[:RAW_BYTES], size=size)
-    if empty:
-        yield Failure(path, "empty file")
-
-
-def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as broken:
-        return f"invalid UTF-8 at byte {broken.start}; for CP949 files set the source's encoding"
-    return f"is not JSON ({error})"
-
-
-def _parquet(path: str, name: str, source: Source) -> Iterator[Document | Failure]:
-    number = 0
-    for number, record in enumerate(containers.rows(path), 1):
-        try:
-            yield _document(record, f"{source.name}/{name}#{number}", source, None)
-        except Unusable as error:
-            raw = orjson.dumps(record, default=str)
-            yield Failure(path, str(error), line=number, raw=raw[:RAW_BYTES], size=len(raw))
-    if number == 0:
-        yield Failure(path, "empty file")
-
-
-def _warc(path: str, name: str, source: Source) -> Iterator[Document | Failure]:
-    for page in containers.responses(path):
-        charset = page.charset if source.encoding == "auto" else source.encoding
-        item = _html(
-            page.body, path, f"{source.name}/{name}#{page.number}", charset, page.url,
-            page.number, page.offset, {"date": page.date},
-        )  # fmt: skip
-        yield item
-
-
-def _page(path: str, name: str, source: Source) -> Iterator[Document | Failure]:
-    charset = None if source.encoding == "auto" else source.encoding
-    body = containers.content(path)
-    yield _html(body, path, f"{source.name}/{name}#1", charset, None, 1, None, {})
-
-
-def _html(
-    body: bytes,
-    path: str,
-    id: str,
-    charset: str | None,
-    url: str | None,
-    number: int,
-    offset: int | None,
-    meta: dict[str, str],
-) -> Document | Failure:
-    try:
-        page = extract(body, charset)
-        text = _clean(page.document)
-    except ValueError as error:
-        return Failure(path, str(error), number, offset, body[:RAW_BYTES], len(body))
-    if not text:
-        return Failure(path, "the page holds no text", number, offset, body[:RAW_BYTES], len(body))
-    meta = {"title": page.title, "charset": page.charset, **meta}
-    return Document(id, "text", text, None, url, orjson.dumps(meta).decode(), len(body))
-
-
-def _text(path: str, name: str, source: Source) -> Iterator[Document | Failure]:
-    data = containers.content(path)
-    declared = None if source.encoding == "auto" else source.encoding
-    try:
-        wide = declared is not None or data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        if b"\x00" in data[:RAW_BYTES] and not wide:
-            raise ValueError("is a binary file")
-        text = _clean(decode(data, declared)[0])
-        if not text:
-            raise ValueError("empty file")
-    except ValueError as error:
-        yield Failure(path, str(error), raw=data[:RAW_BYTES], size=len(data))
-        return
-    yield Document(f"{source.name}/{name}#1", "text", text, None, None, None, len(data))
-
-
-_READERS = {"jsonl": _jsonl, "parquet": _parquet, "warc": _warc, "html": _page, "text": _text}
-
-
-# ── a record's fields → a document ──────────────────────────────────────────────────────────────
-
-
-def _document(record: dict[str, Any], id: str, source: Source, size: int | None) -> Document:
-    """Raises Unusable with the reason where the record holds no document."""
+    Raises Unusable with the reason where the record holds no document.
+    """
     fields = source.fields
-    kind: Kind = "text"
-    if source.format in ("chat", "parallel"):
-        kind = source.format
-    elif source.format == "auto" and not isinstance(_get(record, fields.get("text", "text")), str):
-        if "messages" in fields or "messages" in record or "conversations" in record:
-            kind = "chat"
-        elif all(isinstance(_get(record, fields.get(side, side)), str) for side in ("ko", "en")):
-            kind = "parallel"
+    kind = _kind(record, source)
     segments: list[tuple[str, str]] | None = None
     if kind == "chat":
         key = fields.get("messages") or ("messages" if "messages" in record else "conversations")
         used = {key}
-        segments = _turns(_get(record, key), key)
-        text = "\n".join(content for _, content in segments)
+        segments = turns_of(get(record, key), key)
     elif kind == "parallel":
         sides = {side: fields.get(side, side) for side in ("ko", "en")}
         used = set(sides.values())
         segments = [(side, _string(record, key)) for side, key in sides.items()]
-        text = "\n".join(content for _, content in segments)
+    elif kind == "preference":
+        keys = [fields.get(side, side) for side in ("prompt", "chosen", "rejected")]
+        used = set(keys)
+        segments = _preference(record, *keys)
     else:
         key = fields.get("text", "text")
         used = {key}
         text = _string(record, key)
         if "title" in fields:
             used.add(fields["title"])
-            title = _get(record, fields["title"])
+            title = get(record, fields["title"])
             if isinstance(title, str) and title.strip() and not text.startswith(title.strip()):
-                text = f"{_clean(title)}\n\n{text}"
-    given = _get(record, fields.get("id", "id"))
-    url = _get(record, fields.get("url", "url"))
+                text = f"{clean(title)}\n\n{text}"
+    if segments is not None:
+        text = "\n".join(content for _, content in segments)
+    given = get(record, fields.get("id", "id"))
+    url = get(record, fields.get("url", "url"))
     used |= {fields.get("id", "id"), fields.get("url", "url")}
-    rest = {key: value for key, value in record.items() if key not in used and value is not None}
-    try:
-        meta = orjson.dumps(rest, default=str, option=orjson.OPT_NON_STR_KEYS) if rest else None
-    except (orjson.JSONEncodeError, UnicodeError):
-        meta = None
-    named = isinstance(given, (str, int)) and not isinstance(given, bool) and given != ""
     return Document(
-        str(given) if named else id,
+        given_id(given) or id,
         kind,
         text,
         segments,
         url if isinstance(url, str) and url else None,
-        meta.decode() if meta else None,
+        meta_of(record, used),
         size if size is not None else len(text.encode()),
     )
 
 
-def _get(record: Any, selector: str) -> Any:
-    """The value a dotted selector names: keys of mappings, or numbers of list items; else None."""
+def _kind(record: dict[str, Any], source: Source) -> Kind:
+    fields = source.fields
+    if source.format in ("chat", "parallel", "preference"):
+        return source.format
+    if source.format == "auto" and not isinstance(get(record, fields.get("text", "text")), str):
+        if "messages" in fields or "messages" in record or "conversations" in record:
+            return "chat"
+        if all(isinstance(get(record, fields.get(side, side)), str) for side in ("ko", "en")):
+            return "parallel"
+        if all(get(record, fields.get(side, side)) for side in ("chosen", "rejected")):
+            return "preference"
+    return "text"
+
+
+def given_id(given: Any) -> str | None:
+    """A record's own id as ids are written; None where it has none that can serve."""
+    if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
+        return None
+    return str(given)
+
+
+def meta_of(record: Mapping[str, Any], used: set[str]) -> str | None:
+    """JSON of what else the record has; the fields that were used, nested ones too, are left out."""
+    rest = {key: value for key, value in record.items() if key not in used and value is not None}
+    for selector in used:
+        first, _, leaf = selector.partition(".")
+        top = first.replace("[]", "")
+        if selector in record or top not in rest:
+            continue
+        inner = rest[top]
+        if "[]" in selector:
+            del rest[top]
+        elif leaf and isinstance(inner, Mapping):
+            rest[top] = {key: value for key, value in inner.items() if key != leaf}
+            if not rest[top]:
+                del rest[top]
+    if not rest:
+        return None
+    try:
+        return orjson.dumps(rest, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except (orjson.JSONEncodeError, UnicodeError):
+        return None
+
+
+def get(record: Any, selector: str) -> Any:
+    """The value a selector names: keys of mappings, numbers of list items, [] for all; else None."""
     if isinstance(record, Mapping) and selector in record:
         return record[selector]
+    if "[]" in selector:
+        strings = [item for item in each(record, selector) if isinstance(item, str)]
+        return "\n".join(strings) if strings else None
     for part in selector.split("."):
         if isinstance(record, Mapping):
             record = record.get(part)
@@ -295,24 +169,77 @@ def _get(record: Any, selector: str) -> Any:
     return record
 
 
+def each(record: Any, selector: str) -> Iterator[Any]:
+    """Every value that a selector with [] names, in order."""
+    part, _, rest = selector.partition(".")
+    name, levels = part.replace("[]", ""), part.count("[]")
+    values = [get(record, name) if name else record]
+    for _ in range(levels):
+        values = [item for value in values if isinstance(value, list) for item in value]
+    for value in values:
+        if rest:
+            yield from each(value, rest)
+        else:
+            yield value
+
+
 def _string(record: dict[str, Any], selector: str) -> str:
-    value = _get(record, selector)
+    value = get(record, selector)
     if value is None:
         there = ", ".join(list(record)[:8])
         raise Unusable(f"has no field {selector} (it has: {there}); name it in the source's fields")
     if not isinstance(value, str):
         raise Unusable(f"field {selector} is not a string but {type(value).__name__}")
-    text = _clean(value)
+    text = clean(value)
     if not text:
         raise Unusable(f"field {selector} is empty")
     return text
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Without NUL and the white space round it."""
     return text.replace("\x00", "").strip() if "\x00" in text else text.strip()
 
 
-def _turns(value: Any, selector: str) -> list[tuple[str, str]]:
+def _preference(
+    record: dict[str, Any], prompt: str, chosen: str, rejected: str
+) -> list[tuple[str, str]]:
+    """The prompt's turns, then (chosen, text) and (rejected, text). Raises Unusable.
+
+    The prompt is a string, a list of turns, or the turns that both answers, given as whole
+    dialogues, begin with.
+    """
+    asked = get(record, prompt)
+    answers = [get(record, side) for side in (chosen, rejected)]
+    dialogues = [
+        turns_of(answer, side) if isinstance(answer, list) else None
+        for answer, side in zip(answers, (chosen, rejected), strict=True)
+    ]
+    turns: list[tuple[str, str]] = []
+    if isinstance(asked, list):
+        turns = turns_of(asked, prompt)
+    elif isinstance(asked, str) and clean(asked):
+        turns = [("user", clean(asked))]
+    ends: list[str] = []
+    for dialogue, side in zip(dialogues, (chosen, rejected), strict=True):
+        if dialogue is None:
+            ends.append(_string(record, side))
+            continue
+        if dialogue[-1][0] != "assistant":
+            raise Unusable(f"field {side} does not end with the assistant's answer")
+        before = dialogue[:-1]
+        if before and turns and before != turns[-len(before) :]:
+            raise Unusable(f"field {side} begins with other turns than the prompt")
+        turns = turns or before
+        ends.append(dialogue[-1][1])
+    if not turns:
+        raise Unusable(f"has no prompt: no field {prompt}, and its answers are no dialogues")
+    if ends[0] == ends[1]:
+        raise Unusable(f"fields {chosen} and {rejected} are the same")
+    return [*turns, ("chosen", ends[0]), ("rejected", ends[1])]
+
+
+def turns_of(value: Any, selector: str) -> list[tuple[str, str]]:
     """Turns of a dialogue as (role, text). OpenAI's and ShareGPT's spellings; Raises Unusable."""
     if not isinstance(value, list) or not value:
         raise Unusable(f"field {selector} is not a list of turns")
@@ -328,7 +255,7 @@ def _turns(value: Any, selector: str) -> list[tuple[str, str]]:
         if isinstance(content, list):  # OpenAI's content parts
             parts = [part.get("text") for part in content if isinstance(part, Mapping)]
             content = "\n".join(part for part in parts if isinstance(part, str))
-        if not isinstance(content, str) or not _clean(content):
+        if not isinstance(content, str) or not clean(content):
             raise Unusable(f"turn {number} has no text")
-        turns.append((role, _clean(content)))
+        turns.append((role, clean(content)))
     return turns

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dedup.containers import responses
+from dedup.formats.pages import responses
 from dedup.extract import decode, extract
 
 PAGE = """<!doctype html><html lang="ko"><head><meta charset="{charset}">
