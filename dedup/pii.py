@@ -1,32 +1,30 @@
 """Personal data → the same text with the data starred out.
 
-In: texts. Out: texts whose resident numbers, telephone numbers, e-mail addresses, card, account and
-business numbers read `900101-*******`-like stars, with what they were and how many. The form stays
-(separators, and the public prefix of a telephone number), so that a model still learns where such
-things stand; the digits go.
+In: a column of texts. Out: the column with resident numbers, telephone numbers, e-mail addresses,
+card, account and business numbers and so on starred out, with what they were and how many. The form
+stays (`010-****-****`, `*****@*****.***`), every character at its place, so that a model still
+learns where such things stand; what identifies goes. `dedup.pii_rules` says what counts as such.
 
-Resident numbers issued since October 2020 have random tails: a checksum must not be asked for. A
-valid date and gender digit around a hyphen are enough; without the hyphen a word such as
-주민등록번호 has to stand before it. Everything else needs what makes it that and nothing else: a real
-prefix, Luhn's digit, a bank's name near it, the business number's own check digit (weights 1, 3, 7,
-1, 3, 7, 1, 3, 5). So versions, orders, ISBNs, coordinates, dates and spans of years stay.
+The decision: regular expressions are right here and slow, a few MB/s. So a compiled walk over the
+UTF-8 bytes finds the few places where any rule could apply (seven digits, a dotted quad, an @, …)
+with the part of the line that the rules may look at, and only those parts become Python strings. A
+column in which nothing was found is returned as it came. The result is that of the rules applied to
+each whole text, byte for byte; a test holds that.
 """
 
 from __future__ import annotations
 
-import calendar
-import re
+import string
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
 
-# No part of a longer number or of a hash; but TEL010-… and HP010-… are written so.
-_BEFORE = r"(?:(?<![0-9A-Za-z])|(?<=[Tt][Ee][Ll])|(?<=[HhCc][Pp]))(?<![0-9][-.])"
-_AFTER = r"(?![0-9A-Za-z])(?![-.][0-9])"
-_ROUND = 48  # characters looked at on both sides of a number; more than any rule reaches
-_NEAR = 20  # characters before a number in which a word counts as its context
+from dedup.pii_rules import GAP, ROUND, SEPARATORS, star_out
+from dedup.utf8 import buffers
 
 
 @dataclass(frozen=True)
@@ -39,239 +37,281 @@ class Masked:
 
 
 def mask(texts: pa.Array) -> Masked:
-    """Star out personal data. Idempotent: what it writes is no longer recognised."""
+    """Star out personal data. `texts` is string or large_string; nulls stay null. Idempotent: what
+    it writes is no longer recognised."""
     kinds: Counter[str] = Counter()
-    counts: list[int] = []
-    masked: list[str] = []
-    changed = False
-    for text in texts.to_pylist():
-        before = kinds.total()
-        result = mask_text(text, kinds)
-        counts.append(kinds.total() - before)
-        changed = changed or counts[-1] > 0
-        masked.append(result)
-    return Masked(pa.array(masked, pa.large_string()) if changed else texts, counts, kinds)
+    counts = [0] * len(texts)
+    offsets, data = buffers(texts)
+    base = int(offsets[0])
+    written: NDArray[np.uint8] | None = None
+    for row, start, end in _regions(offsets, data, _CLASSES).tolist():
+        part = data[start:end].tobytes().decode()
+        starred, found = star_out(part)
+        if not found:
+            continue
+        if written is None:
+            written = data[base : int(offsets[-1])].copy()
+        written[start - base : end - base] = np.frombuffer(starred.encode(), np.uint8)
+        counts[row] += len(found)
+        kinds.update(one.kind for one in found)
+    if written is None:
+        return Masked(texts, counts, kinds)
+    column = [None, pa.py_buffer(offsets - base), pa.py_buffer(written)]
+    starred_texts = pa.Array.from_buffers(pa.large_string(), len(texts), column)
+    if texts.null_count:
+        starred_texts = pa.compute.if_else(texts.is_valid(), starred_texts, None)
+    return Masked(starred_texts, counts, kinds)
 
 
 def mask_text(text: str, kinds: Counter[str] | None = None) -> str:
-    """One text; what was found is added to `kinds`."""
-    found: Counter[str] = Counter() if kinds is None else kinds
-    if "@" in text:
-        text = _apply(text, "email", _EMAIL, _email, found)
-    parts: list[str] = []
-    at = 0
-    for start, end in _regions(text):
-        part = text[start:end]
-        for kind, pattern, replace in _RULES:
-            part = _apply(part, kind, pattern, replace, found)
-        parts += [text[at:start], part]
-        at = end
-    return "".join([*parts, text[at:]]) if parts else text
+    """One text, by the rules alone; what was found is added to `kinds`."""
+    starred, found = star_out(text)
+    if kinds is not None:
+        kinds.update(one.kind for one in found)
+    return starred
 
 
-def _regions(text: str) -> list[tuple[int, int]]:
-    """Where numbers of seven digits and more stand, with what is round them as their context.
+# ── where to look ───────────────────────────────────────────────────────────────────────────────
 
-    Seven rules that each walk the whole text take ten times as long as one that finds these.
-    """
-    regions: list[tuple[int, int]] = []
-    for match in _NUMBER.finditer(text):
-        start, end = max(0, match.start() - _ROUND), match.end() + _ROUND
-        if regions and start <= regions[-1][1]:
-            regions[-1] = (regions[-1][0], end)
-        else:
-            regions.append((start, end))
-    return regions
+# Classes of bytes. LETTER: of a word, a number or an address, which the edge of a region never cuts.
+NOTHING, LETTER, DIGIT, AT, COLON, BRACKET = range(6)
 
 
-_Replace = Callable[[re.Match[str]], str | None]
-
-
-def _apply(
-    text: str, kind: str, pattern: re.Pattern[str], replace: _Replace, found: Counter[str]
-) -> str:
-    def one(match: re.Match[str]) -> str:
-        new = replace(match)
-        if new is None:
-            return match[0]
-        found[kind] += 1
-        return new
-
-    return pattern.sub(one, text)
-
-
-def _stars(text: str) -> str:
-    return re.sub("[0-9]", "*", text)
-
-
-def _digits(text: str) -> str:
-    return re.sub("[^0-9]", "", text)
-
-
-def _context(match: re.Match[str], words: re.Pattern[str], *, after: int = 0) -> bool:
-    text, start, end = match.string, match.start(), match.end()
-    if words.search(text[max(0, start - _NEAR) : start].rpartition("\n")[2]):
-        return True
-    return bool(after and words.search(text[end : end + after].partition("\n")[0]))
-
-
-# ── e-mail ──────────────────────────────────────────────────────────────────────────────────────
-
-_EMAIL = re.compile(
-    r"(?<![A-Za-z0-9._%+*-])[A-Za-z0-9_%+][A-Za-z0-9._%+-]{0,63}@"
-    r"((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z]{2,24}))(?![A-Za-z0-9-]|:[\w~/])"
-)
-_FILE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json", "md", "py"}
-
-
-def _email(match: re.Match[str]) -> str | None:
-    if match[2].lower() in _FILE_SUFFIXES:  # icon@2x.png
-        return None
-    return "****@" + re.sub("[A-Za-z0-9-]+", "****", match[1])
-
-
-# ── numbers ─────────────────────────────────────────────────────────────────────────────────────
-
-# Seven digits or more with at most one separator between two: without it none of the rules fits.
-_NUMBER = re.compile(r"[0-9](?:[-.·/) ]{0,2}[0-9]){6}")
-
-_RESIDENT = re.compile(
-    _BEFORE + r"([0-9]{2})([0-9]{2})([0-9]{2})( ?[-–] ?|)([0-9])([0-9]{6})" + _AFTER
-)
-_RESIDENT_WORDS = re.compile("주민|외국인 ?등록|등록 ?번호|생년월일")
-_OTHER_NUMBER_WORDS = re.compile(
-    "주문|송장|운송장|접수|예약|문서|제품|모델|버전|관리 ?번호|사건|일련|바코드|ISBN|order|serial",
-    re.IGNORECASE,
-)
-
-
-def _resident(match: re.Match[str]) -> str | None:
-    year, month, day, separator, gender = (match[i] for i in range(1, 6))
-    if _context(match, _RESIDENT_WORDS):
-        return _stars(match[0])
-    if not separator or gender in "09" or _context(match, _OTHER_NUMBER_WORDS):
-        return None
-    full = (1900 if gender in "1256" else 2000) + int(year)
-    if not 1 <= int(month) <= 12 or not 1 <= int(day) <= calendar.monthrange(full, int(month))[1]:
-        return None
-    return _stars(match[0])
-
-
-_GAP = r"[-–. ·/]"
-_MOBILE = re.compile(
-    _BEFORE
-    + r"((?:\+?82[-. ]?(?:\(0\))?)?0?1[016789])("
-    + _GAP
-    + r"{0,2}[0-9]{3,4}"
-    + _GAP
-    + r"{0,2}[0-9]{4})"
-    + _AFTER
-)
-_LANDLINE = re.compile(
-    _BEFORE
-    + r"((?:\+82[-. ]?|\(?0)(?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70|50[2-9]?|80|60)\)?)("
-    + _GAP + r"{0,2}[0-9]{3,4}" + _GAP + r"{0,2}[0-9]{4})" + _AFTER
-)  # fmt: skip
-_SERVICE = re.compile(
-    _BEFORE
-    + r"(15(?:22|33|44|66|77|88|99)|16(?:00|11|22|33|44|55|61|66|68|70|77|88|99)|18(?:00|11|22|33|44|55|66|77|99))"
-    + r"([-– .]?)([0-9]{4})" + _AFTER
-)  # fmt: skip
-_PHONE_WORDS = re.compile(
-    "전화|연락|문의|번호|휴대|핸드폰|폰|팩스|상담|고객|센터|대표|예약|콜|☎|☏|📞|📱|(?i:tel|fax|phone|call|mobile|h\\.?p|fax)"
-)
-
-
-def _mobile(match: re.Match[str]) -> str | None:
-    prefix, rest = match[1], match[2]
-    if not prefix.startswith(("0", "+")) and not prefix.startswith("82"):
-        return None  # "16 123 4567"
-    if prefix[0] != "0" and len(_digits(prefix)) < 4:
-        return None
-    if "." in rest and "-" not in rest and rest.count(".") == 1:
-        return None  # 010123.4567
-    return prefix + _stars(rest)
-
-
-def _landline(match: re.Match[str]) -> str | None:
-    prefix, rest = match[1], match[2]
-    separated = re.match(_GAP + "|", rest[:1]) and not rest[0].isdigit()
-    split = re.fullmatch(_GAP + r"{0,2}[0-9]{3,4}" + _GAP + r"{1,2}[0-9]{4}", rest) is not None
-    if not ((separated or prefix.endswith(")")) and split) and not _context(match, _PHONE_WORDS):
-        return None
-    if _context(match, _OTHER_NUMBER_WORDS) and not _context(match, _PHONE_WORDS):
-        return None
-    return prefix + _stars(rest)
-
-
-def _service(match: re.Match[str]) -> str | None:
-    first, separator, second = match[1], match[2], match[3]
-    if _context(match, _PHONE_WORDS, after=10):
-        return first + separator + "****"
-    a_range = int(first) <= int(second)  # 1592-1598, or 1600-3000 of something
-    if separator not in ("-", "–") or a_range or _context(match, _OTHER_NUMBER_WORDS):
-        return None
-    return first + separator + "****"
-
-
-_CARD = re.compile(_BEFORE + r"[3-69][0-9]{3}([- ]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}" + _AFTER)
-_AMEX = re.compile(_BEFORE + r"3[47][0-9]{2}([- ]?)[0-9]{6}\1[0-9]{5}" + _AFTER)
-_CARD_WORDS = re.compile("카드|결제|(?i:card|visa|master)")
-
-
-def _card(match: re.Match[str]) -> str | None:
-    digits = _digits(match[0])
-    total = 0
-    for place, digit in enumerate(map(int, reversed(digits))):
-        doubled = digit * 2 if place % 2 else digit
-        total += doubled - 9 if doubled > 9 else doubled
-    if total % 10 or not (match[1] or _context(match, _CARD_WORDS)):
-        return None
-    return _stars(match[0])
-
-
-_ACCOUNT = re.compile(_BEFORE + r"(?:[0-9]{2,7}(?:[- ][0-9]{1,8}){1,4}|[0-9]{10,14})" + _AFTER)
-_BANKS = re.compile(
-    "은행|뱅크|농협|수협|신협|새마을금고|우체국|신한|하나|우리|국민|기업|산업|제일|씨티|대구|부산|경남|광주|전북|제주|KB|NH|IBK|SC|KDB|계좌|예금주|입금|송금"
-)
-_STRONG_BANK = re.compile(
-    "은행|뱅크|농협|수협|신협|새마을금고|우체국|계좌|예금주|입금|송금|KB|NH|IBK|신한"
-)
-
-
-def _account(match: re.Match[str]) -> str | None:
-    if not 10 <= len(_digits(match[0])) <= 14:
-        return None
-    if _context(match, _STRONG_BANK, after=12) or re.search(
-        f"(?:{_BANKS.pattern})[ :)]{{0,3}}$",
-        match.string[max(0, match.start() - 12) : match.start()],
+def _classes() -> NDArray[np.uint8]:
+    classes = np.zeros(256, np.uint8)
+    for kind, characters in (
+        (LETTER, string.ascii_letters + "._%+*-/~"),
+        (DIGIT, string.digits),
+        (AT, "@"),
+        (COLON, ":"),
+        (BRACKET, "(["),
     ):
-        return _stars(match[0])
-    return None
+        classes[list(characters.encode())] = kind
+    return classes
 
 
-_BUSINESS = re.compile(_BEFORE + r"[0-9]{3}([- ]?)[0-9]{2}\1[0-9]{5}" + _AFTER)
-_BUSINESS_WORDS = re.compile("사업자")
-_WEIGHTS = (1, 3, 7, 1, 3, 7, 1, 3, 5)
+_CLASSES = _classes()
+_ASCII_SEPARATORS = np.zeros(128, np.bool_)
+_ASCII_SEPARATORS[[ord(c) for c in SEPARATORS if ord(c) < 128]] = True
+_GAP, _ROUND = GAP, ROUND
 
 
-def _business(match: re.Match[str]) -> str | None:
-    named = _context(match, _BUSINESS_WORDS)
-    digits = [int(digit) for digit in _digits(match[0])]
-    total = sum(digit * weight for digit, weight in zip(digits, _WEIGHTS, strict=False))
-    total += digits[8] * 5 // 10
-    if named or (match[1] == "-" and (10 - total % 10) % 10 == digits[9]):
-        return _stars(match[0])
-    return None
+@njit(nogil=True, cache=True)
+def _next(data, at, end, classes):  # type: ignore[no-untyped-def]
+    """The next byte at which something may begin. In a function of its own: 8 times as fast."""
+    while at < end and classes[data[at]] <= LETTER:
+        at += 1
+    return at
 
 
-_RULES: tuple[tuple[str, re.Pattern[str], _Replace], ...] = (
-    ("resident_number", _RESIDENT, _resident),
-    ("phone", _MOBILE, _mobile),
-    ("phone", _LANDLINE, _landline),
-    ("phone", _SERVICE, _service),
-    ("card", _CARD, _card),
-    ("card", _AMEX, _card),
-    ("business_number", _BUSINESS, _business),
-    ("account", _ACCOUNT, _account),
-)
+@njit(nogil=True, cache=True)
+def _separator(data, at, end):  # type: ignore[no-untyped-def]
+    """Bytes of the separator that stands here: " -./()", · (C2 B7), ‐ to ― (E2 80 90 to 95); or 0."""
+    byte = data[at]
+    if byte < 0x80:
+        return 1 if _ASCII_SEPARATORS[byte] else 0
+    if byte == 0xC2 and at + 1 < end and data[at + 1] == 0xB7:
+        return 2
+    if byte == 0xE2 and at + 2 < end and data[at + 1] == 0x80 and 0x90 <= data[at + 2] <= 0x95:
+        return 3
+    return 0
+
+
+@njit(nogil=True, cache=True)
+def _letter(byte):  # type: ignore[no-untyped-def]
+    return 65 <= (byte & 0xDF) <= 90
+
+
+@njit(nogil=True, cache=True)
+def _digit(byte):  # type: ignore[no-untyped-def]
+    return 48 <= byte <= 57
+
+
+@njit(nogil=True, cache=True)
+def _hexadecimal(byte):  # type: ignore[no-untyped-def]
+    return _digit(byte) or 97 <= byte <= 102 or 65 <= byte <= 70
+
+
+@njit(nogil=True, cache=True)
+def _number(data, at, start, end):  # type: ignore[no-untyped-def]
+    """A run of digits and separators, from a digit on: its end, and whether a rule could apply.
+
+    That takes ten digits, or nine with a group that begins as an area code does, or eight as in
+    15XX-NNNN, with two groups of three digits or one of five; or a dotted quad. A group with a
+    letter beside it is part of no number (a letter before it may end TEL, FAX, HP or CP), and
+    neither is a decimal fraction.
+    """
+    hit, area, service = False, False, False
+    count, threes, fives = 0, 0, 0
+    dots, octets = 0, 0  # single dots in the chain up to here, and octets that they join
+    size_before, value_before = 0, 0
+    clean = True
+    if at > start and _letter(data[at - 1]):
+        before = data[at - 1] & 0xDF
+        clean = before == 76 or before == 88 or before == 80
+    while True:
+        first = at
+        value = 0
+        while at < end and _digit(data[at]):
+            value = min(value * 10 + data[at] - 48, 256)
+            at += 1
+        size = at - first
+        if at < end and _letter(data[at]):
+            return at, hit
+        octets = octets + 1 if size <= 3 and value < 256 else 0
+        if clean:
+            count += size
+            threes += size >= 3
+            fives += size >= 5
+            if size >= 2:
+                lead, second = data[first], data[first + 1]
+                area |= lead == 48 or (lead == 56 and second == 50)
+                service |= (size == 4 or size == 8) and lead == 49 and 53 <= second <= 56
+        clean = True
+        last = at
+        gap = 0
+        while at < end and gap < _GAP:
+            width = _separator(data, at, end)
+            if width == 0:
+                break
+            at += width
+            gap += 1
+        more = gap > 0 and at < end and _digit(data[at])
+        dot = more and gap == 1 and data[last] == 46
+        phone = value_before == 82 or (2 <= size_before <= 4 and 3 <= size <= 4)
+        if dots == 1 and not dot and not phone:  # 0.5314
+            count, threes, fives, area, service = 0, 0, 0, False, False
+        elif threes >= 2 or fives:
+            hit |= count >= 10 or (count >= 9 and area) or (count >= 8 and service)
+        hit |= octets >= 4
+        if not more:
+            return last, hit
+        size_before, value_before = size, value
+        if dot:
+            dots += 1
+        else:
+            dots, octets = 0, 0
+
+
+@njit(nogil=True, cache=True)
+def _passport(data, at, start, end):  # type: ignore[no-untyped-def]
+    """M12345678, PM1234567 or M123A4567 stands here, `at` being its first digit."""
+    letters = 0
+    while letters < 3 and at - letters > start and _letter(data[at - letters - 1]):
+        letters += 1
+    before = at - letters
+    if not 1 <= letters <= 2 or (before > start and _digit(data[before - 1])):
+        return False
+    last = at
+    while last < end and last < at + 10 and _digit(data[last]):
+        last += 1
+    size = last - at
+    if 7 <= size <= 8:
+        return last == end or not _letter(data[last])
+    if size != 3 or last + 5 > end or not _letter(data[last]):
+        return False
+    for i in range(last + 1, last + 5):
+        if not _digit(data[i]):
+            return False
+    return last + 5 == end or not (_letter(data[last + 5]) or _digit(data[last + 5]))
+
+
+@njit(nogil=True, cache=True)
+def _address(data, at, start, end):  # type: ignore[no-untyped-def]
+    """What stands round an @ could be an e-mail address, or one written with spaces."""
+    if at == start or at + 3 >= end:
+        return False
+    if data[at - 1] == 32 and data[at + 1] == 32:
+        return True
+    before = data[at - 1]
+    if not (_letter(before) or _digit(before) or before in (37, 43, 45, 46, 95)):
+        return False
+    first = at + 1
+    at = first
+    while at < end and (_letter(data[at]) or _digit(data[at]) or data[at] == 45):
+        at += 1
+    return first < at < end and data[at] == 46
+
+
+@njit(nogil=True, cache=True)
+def _spelt(data, at, end):  # type: ignore[no-untyped-def]
+    """Behind a bracket stands at) or 골, which begins 골뱅이)."""
+    if at + 3 > end:
+        return False
+    if data[at] == 0xEA:
+        return data[at + 1] == 0xB3 and data[at + 2] == 0xA8
+    return (
+        data[at] & 0xDF == 65
+        and data[at + 1] & 0xDF == 84
+        and (data[at + 2] == 41 or data[at + 2] == 93)
+    )
+
+
+@njit(nogil=True, cache=True)
+def _version_six(data, at, start, end):  # type: ignore[no-untyped-def]
+    """The first colon of a global IPv6 address: 2xxx: or 3xxx: and more."""
+    if at - 4 < start or at + 1 >= end or not 50 <= data[at - 4] <= 51:
+        return False
+    for i in range(at - 3, at):
+        if not _hexadecimal(data[i]):
+            return False
+    return data[at + 1] == 58 or _hexadecimal(data[at + 1])
+
+
+@njit(nogil=True, cache=True)
+def _regions(offsets, data, classes):  # type: ignore[no-untyped-def]
+    """Parts of texts that rules have to look at: rows of (text, first byte, end), in order, apart.
+
+    A region reaches `ROUND` characters beyond its candidates or to the end of the line, and on to
+    where no word, number or address is cut.
+    """
+    found = np.empty((64, 3), np.int64)
+    size = 0
+    for row in range(len(offsets) - 1):
+        start, end = offsets[row], offsets[row + 1]
+        at = start
+        until = start  # end of the last region of this text
+        while True:
+            first = _next(data, at, end, classes)
+            if first >= end:
+                break
+            kind = classes[data[first]]
+            at = first + 1
+            if kind == DIGIT:
+                at, hit = _number(data, first, start, end)
+                hit = hit or _passport(data, first, start, end)
+            elif kind == AT:
+                hit = _address(data, first, start, end)
+            elif kind == COLON:
+                hit = _version_six(data, first, start, end)
+            else:
+                hit = _spelt(data, at, end)
+            if not hit:
+                continue
+            low, high = first, at
+            for _ in range(_ROUND):
+                if low <= until or data[low - 1] == 10:
+                    break
+                low -= 1
+                while low > until and data[low] & 0xC0 == 0x80:
+                    low -= 1
+            while low > until and classes[data[low - 1]] != NOTHING:
+                low -= 1
+            for _ in range(_ROUND):
+                if high >= end or data[high] == 10:
+                    break
+                high += 1
+                while high < end and data[high] & 0xC0 == 0x80:
+                    high += 1
+            if high > until:
+                while high < end and classes[data[high]] != NOTHING:
+                    high += 1
+            if low <= until and size and found[size - 1, 0] == row:
+                found[size - 1, 2] = max(until, high)
+            else:
+                if size == len(found):
+                    found = np.concatenate((found, np.empty_like(found)))
+                found[size, 0], found[size, 1], found[size, 2] = row, low, high
+                size += 1
+            until = max(until, high)
+    return found[:size]
