@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from configs.files import write_json
 from configs.schema import Dedup
 from dedup import decontaminate, filters, normalize, pii
+from dedup.custom import load_filter
 from dedup.digest import dialogue_digests, digests
 from dedup.documents import (
     REMOVED_SCHEMA,
@@ -83,15 +84,14 @@ class Cleaning:
     work: Path
 
     def __str__(self) -> str:
-        last = f" … {Path(self.task.files[-1]).name}" if len(self.task.files) > 1 else ""
-        return f"{self.task.files[0]}{last}"
+        return str(self.task)
 
 
 @dataclass
 class Cleaned:
     """What a task did, as its mark <task>.json has it. removed and examples by "step/reason".
 
-    failed: one entry per file with failures: path, records, and line, offset, error of the first.
+    repaired: texts whose mojibake was undone. forms: files by the form they were read as. failed: one entry per file with failures: path, records, and line, offset, error of the first.
     """
 
     documents_in: int = 0
@@ -102,6 +102,8 @@ class Cleaned:
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pii: dict[str, int] = field(default_factory=dict)
+    repaired: int = 0
+    forms: dict[str, int] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -128,6 +130,8 @@ def clean_task(item: Cleaning, tell: Tell) -> Cleaned:
         )
         for raw in chain_of_steps.timed("read", read(item.task, item.dedup)):
             failures += [_failure(failed) for failed in raw.failed]
+            for form, count in raw.forms.items():
+                cleaned.forms[form] = cleaned.forms.get(form, 0) + count
             for batch in chain_of_steps.batches(raw):
                 removed.write_batch(batch)
             if chain_of_steps.left is not None and chain_of_steps.left.num_rows:
@@ -175,6 +179,7 @@ class _Steps:
         near = filters.near_for(source, item.dedup)
         self.permutations = near.permutations if near else 4
         self.pii: str = filters.pii_for(source, item.dedup)
+        self.custom = [load_filter(name) for name in item.dedup.custom_filters]
         self.contamination = _contamination(tuple(item.dedup.decontaminate))
         self.seconds: dict[str, float] = defaultdict(float)
         self.left: pa.RecordBatch | None = None
@@ -238,13 +243,18 @@ class _Steps:
         self, batch: pa.RecordBatch, structured: bool
     ) -> tuple[pa.RecordBatch, list[str | None]]:
         limits = filters.limits_for(self.source, self.dedup, batch["kind"][0].as_py())
-        if limits is None:
-            return batch, [None] * batch.num_rows
-        judged = filters.judge(batch["text"], limits, self.source.language)
-        batch = _replace(batch, "quality", pa.array(judged.quality, pa.float32()))
-        if not structured:  # a cut line would part the rendering from the segments
-            batch = _replace(batch, "text", judged.texts)
-        return batch, list(judged.reasons)
+        reasons: list[str | None] = [None] * batch.num_rows
+        if limits is not None:
+            judged = filters.judge(batch["text"], limits, self.source.language)
+            batch = _replace(batch, "quality", pa.array(judged.quality, pa.float32()))
+            if not structured:  # a cut line would part the rendering from the segments
+                batch = _replace(batch, "text", judged.texts)
+            reasons = list(judged.reasons)
+            self.cleaned.repaired += judged.repaired
+        for custom in self.custom:
+            own = custom(batch)
+            reasons = [first or second for first, second in zip(reasons, own, strict=True)]
+        return batch, reasons
 
     def _mask(
         self, batch: pa.RecordBatch, structured: bool
@@ -333,6 +343,7 @@ class _Steps:
                 "kept_id": [None] * count,
                 "similarity": [None] * count,
                 "text": texts if self.dedup.keep_removed_text else [None] * count,
+                "url": gone["url"],
                 "record": gone["record"],
             },
             REMOVED_WORK_SCHEMA,

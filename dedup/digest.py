@@ -47,7 +47,7 @@ def dialogue_digests(segments: pa.ListArray) -> pa.FixedSizeBinaryArray:
 
 
 def _hashed(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> pa.FixedSizeBinaryArray:
-    blake2b, view = hashlib.blake2b, memoryview(data)
+    blake2b, view = hashlib.blake2b, memoryview(data.data)
     places = ends.tolist()
     whole = b"".join(
         blake2b(view[start:end], digest_size=SIZE).digest() for start, end in pairwise(places)
@@ -65,7 +65,7 @@ def _collapse(offsets, data, out, ends):  # type: ignore[no-untyped-def]
         start = to
         while at < end:
             byte = data[at]
-            size = 0  # bytes of the white space here
+            size = np.int64(0)  # bytes of the white space here
             if byte <= 32:
                 size = np.int64(byte == 32 or 9 <= byte <= 13 or 28 <= byte <= 31)
             elif byte == 0xC2:

@@ -57,6 +57,7 @@ REMOVED_SCHEMA = pa.schema(
         pa.field("kept_id", pa.string()),
         pa.field("similarity", pa.float64()),  # Jaccard, exact
         pa.field("text", pa.large_string()),
+        pa.field("url", pa.string()),
     ]
 )
 

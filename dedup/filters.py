@@ -16,6 +16,7 @@ do, freedom from repetition, freedom from symbols, digits, stray jamo and broken
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,7 @@ class Judgement:
     reasons: list[str | None]
     quality: NDArray[np.float32]
     texts: pa.Array
-    values: dict[str, NDArray[np.floating]]
+    values: dict[str, NDArray[Any]]
     repaired: int = 0
 
 
@@ -165,7 +166,7 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
             spammed[row] = filled / characters[row]
     enough = counted.letters >= ENOUGH
     words = np.maximum(counted.words, 1)
-    values = {
+    values: dict[str, NDArray[Any]] = {
         "too_short": counted.whole,
         "too_long": counted.whole,
         "mojibake": broken / characters,
@@ -178,7 +179,7 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
         "repeated_words": counted.repeated_words / characters,
         "spam": spammed,
     }
-    breaks = {
+    breaks: dict[str, NDArray[np.bool_]] = {
         reason: (values[reason] < least) | (values[reason] > most)
         for reason, (least, most) in bounds(limits, language).items()
     }

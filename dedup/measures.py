@@ -216,10 +216,12 @@ def _measure(  # type: ignore[no-untyped-def]
             length = prose_points(points, length, characters, openings, code_ends, triggers)
         mask = _cleared(table, breaks + 1)
         classed[:] = 0
-        words = lines = sentences = duplicate = replaced = high = begun = pair = 0
+        words = lines = duplicate = replaced = high = begun = 0
+        sentences = np.int64(0)
+        pair = np.int64(0)
         word, size = seed, 0
         lettered, marks = False, 0  # a letter in the word; how many of its characters are markup
-        line, line_size, last = seed, 0, 0
+        line, line_size, last = seed, 0, np.int64(0)
         for i in range(length + 1):
             code = np.int64(points[i]) if i < length else np.int64(10)  # closes the last line
             if 0xAC00 <= code <= 0xD7A3:

@@ -27,12 +27,12 @@ from configs.schema import Dedup
 from dedup.clean import EXAMPLE_CHARACTERS, EXAMPLES, read_work
 from dedup.documents import REMOVED_SCHEMA, SCHEMA, as_batch, parquet_writer, split_of
 from dedup.executor import Tell
+from dedup.outcome import REASONS
 from dedup.read import Task
 
 _ROWS = 8_192
 _BYTES = 16_000_000  # of a row group before compression, whichever comes first
 
-REASONS = {"exact": "same text", "near": "near copy"}
 NEAR = f"near/{REASONS['near']}"
 _NEAR_CHARACTERS = 20_000
 """Of an example of a near copy; the report cuts it to where it begins to differ."""
@@ -147,7 +147,7 @@ def _documents(
 ) -> pa.RecordBatch:
     source = item.dedup.sources[item.task.source]
     rows = batch.num_rows
-    split = [split_of(name, item.dedup.heldout) for name in outcome["id"].to_pylist()]
+    split = [split_of(name, item.dedup.heldout) for name in outcome["cluster_id"].to_pylist()]
     done.documents += rows
     done.heldout += split.count("heldout")
     done.characters_out += pc.sum(batch["characters"]).as_py() or 0
@@ -161,7 +161,7 @@ def _documents(
             "source": [source.name] * rows,
             "language": [None if source.language == "any" else source.language] * rows,
             "split": split,
-            "cluster_id": outcome["id"],
+            "cluster_id": outcome["cluster_id"],
             "cluster_size": outcome["cluster_size"],
             "licence": [source.licence or None] * rows,
         },
@@ -173,13 +173,13 @@ def _duplicates(
     item: Publishing, batch: pa.RecordBatch, outcome: pa.RecordBatch, done: Published
 ) -> pa.RecordBatch:
     source = item.dedup.sources[item.task.source].name
-    steps = outcome["step"].to_pylist()
-    for step, count in Counter(steps).items():
-        key = f"{step}/{REASONS[step]}"
+    pairs = zip(outcome["step"].to_pylist(), outcome["reason"].to_pylist(), strict=True)
+    keys = [f"{step}/{reason}" for step, reason in pairs]
+    for key, count in Counter(keys).items():
         done.removed[key] = done.removed.get(key, 0) + count
         shown = done.examples.setdefault(key, [])
         length = _NEAR_CHARACTERS if key == NEAR else EXAMPLE_CHARACTERS
-        for row in (row for row, other in enumerate(steps) if other == step):
+        for row in (row for row, other in enumerate(keys) if other == key):
             if len(shown) == EXAMPLES:
                 break
             shown.append(
@@ -196,10 +196,11 @@ def _duplicates(
             "id": outcome["id"],
             "source": [source] * rows,
             "step": outcome["step"],
-            "reason": [REASONS[step] for step in steps],
+            "reason": outcome["reason"],
             "kept_id": outcome["kept_id"],
             "similarity": outcome["similarity"],
             "text": batch["text"] if item.dedup.keep_removed_text else [None] * rows,
+            "url": batch["url"],
         },
         REMOVED_SCHEMA,
     )

@@ -1,12 +1,13 @@
 """The data stage: raw web text → clean, unique documents.
 
 In: `config.dedup` and the run folder. Out: dedup/documents/*.parquet, dedup/removed/*.parquet,
-dedup/failed/*.jsonl and, last of all, dedup/report.json.
+dedup/failed/*.jsonl, dedup/index/ and, last of all, dedup/report.json.
 
-Three passes, each over whole tasks (some files of one source):
-  1. clean.py       read → normalise → filter → PII → decontaminate → sign, task by task
-  2. duplicates.py  exact copies, then near copies, over all documents at once
-  3. publish.py     what stays, what went and why, task by task
+Four passes, each over whole tasks (some files of one source):
+  1. clean.py         read → normalise → filter → PII → decontaminate → sign, task by task
+  2. duplicates.py    exact copies, then near copies, over all documents at once
+  3. publish.py       what stays, what went and why, task by task
+  4. index_writer.py  the index of what stays: for `find`, and for later runs to go against
 
 The decision: between the passes everything is in files (dedup/.work), each with a mark that it is
 whole. So a run that was killed goes on at its last finished task and ends with the same bytes, with
@@ -15,7 +16,6 @@ any number of workers. The cost: the texts are written twice (zstd), and read tw
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -26,19 +26,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.errors import InputError
+from configs.errors import InputError, is_no_space
 from configs.files import read_json, write_json
 from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from configs.schema import Config, Dedup, Section
+from dedup.against import Earlier
 from dedup.clean import Cleaned, Cleaning, clean_task, mark_of
 from dedup.duplicates import Duplicates, find_duplicates
-from dedup.executor import run_tasks
+from dedup.executor import Cluster, run_tasks
+from dedup.index_writer import write_index
 from dedup.publish import Publishing, publish_task, published_mark
+from dedup.ray_engine import cluster_of, need_shared_folder
 from dedup.read import Task, plan
 from dedup.report import Report, summarise
 
-_FORMAT = 2
+_FORMAT = 3
 """Of the work files. A change makes unfinished runs start again."""
 
 _LIMIT_OF = {
@@ -60,8 +63,8 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
     """Run the data stage in the run folder; on a finished one of the same config, read its report.
 
     Goes on where an earlier call with the same config and input was stopped. Raises InputError for
-    sources that match nothing, for a corpus of which nothing is left, for a full disk, and for a
-    folder that holds the finished output of another config.
+    sources that match nothing, for earlier runs without a fitting index, for a corpus of which nothing
+    is left, for a full disk, and for a folder that holds the finished output of another config.
     """
     if config.dedup is None:
         raise InputError("dedup: is missing in the config; give it sources")
@@ -79,27 +82,37 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
             )
         shutil.rmtree(work, ignore_errors=True)
         return report
+    cluster = cluster_of(dedup)
     tasks = plan(dedup)
+    earlier = Earlier.open(dedup, folder)
     workers = _workers(dedup)
+    planned = {"format": _FORMAT, "config": digest, "input": _input_digest(tasks)}
+    if earlier.indexes:
+        planned["against"] = earlier.digest()
     with _room(out):
-        _begin(out, work, {"format": _FORMAT, "config": digest, "input": _input_digest(tasks)})
-        _clean(tasks, dedup, work, workers, say)
+        _begin(out, work, planned)
+        if cluster is not None:
+            need_shared_folder(cluster, work)
+        _clean(tasks, dedup, work, workers, cluster, say)
         _something_left(tasks, work)
-        renamed = _duplicates(tasks, dedup, work, workers, say)
-        published = _publish(tasks, dedup, work, out, renamed, workers, say)
+        renamed = _duplicates(tasks, dedup, work, earlier, workers, cluster, say)
+        published = _publish(tasks, dedup, work, out, renamed, workers, cluster, say)
+        indexed = _index(tasks, dedup, work, out, earlier, workers, cluster, say)
         report = summarise(tasks, dedup, work, out / "documents")
         report.digest = digest
-        report.seconds["publish"] = round(published, 3)
+        report.seconds |= {"publish": round(published, 3), "index": round(indexed, 3)}
         report.wall_seconds = round(time.monotonic() - begin, 3)
         report.write(out / "report.json")
     shutil.rmtree(work, ignore_errors=True)
     return report
 
 
-# ── the three passes ────────────────────────────────────────────────────────────────────────────
+# ── the four passes ─────────────────────────────────────────────────────────────────────────────
 
 
-def _clean(tasks: list[Task], dedup: Dedup, work: Path, workers: int, log: Log) -> None:
+def _clean(
+    tasks: list[Task], dedup: Dedup, work: Path, workers: int, cluster: Cluster | None, log: Log
+) -> None:
     left = [task for task in tasks if not mark_of(work, task.index).exists()]
     total = sum(task.bytes for task in tasks)
     done = total - sum(task.bytes for task in left)
@@ -120,11 +133,25 @@ def _clean(tasks: list[Task], dedup: Dedup, work: Path, workers: int, log: Log) 
 
     tell()
     items = [Cleaning(task, dedup, work) for task in left]
-    run_tasks(clean_task, items, workers, on_done=finished, on_progress=progress, on_tick=tell)
+    run_tasks(
+        clean_task,
+        items,
+        workers,
+        cluster=cluster,
+        on_done=finished,
+        on_progress=progress,
+        on_tick=tell,
+    )
 
 
 def _duplicates(
-    tasks: list[Task], dedup: Dedup, work: Path, workers: int, log: Log
+    tasks: list[Task],
+    dedup: Dedup,
+    work: Path,
+    earlier: Earlier,
+    workers: int,
+    cluster: Cluster | None,
+    log: Log,
 ) -> dict[str, dict[str, str]]:
     mark = work / "duplicates.json"
     if mark.exists():
@@ -133,7 +160,8 @@ def _duplicates(
     def say(step: str, done: float, total: float) -> None:
         log(Progress("dedup", step, done, total, "documents" if step == "near" else "tasks"))
 
-    return find_duplicates(tasks, dedup, work, workers=workers, say=say).renamed
+    found = find_duplicates(tasks, dedup, work, earlier, workers=workers, say=say, cluster=cluster)
+    return found.renamed
 
 
 def _publish(
@@ -143,6 +171,7 @@ def _publish(
     out: Path,
     renamed: dict[str, dict[str, str]],
     workers: int,
+    cluster: Cluster | None,
     log: Log,
 ) -> float:
     """Returns the seconds it took."""
@@ -160,7 +189,31 @@ def _publish(
 
     tell()
     items = [Publishing(task, dedup, work, out, renamed.get(str(task.index), {})) for task in left]
-    run_tasks(publish_task, items, workers, on_done=finished, on_tick=tell)
+    run_tasks(publish_task, items, workers, cluster=cluster, on_done=finished, on_tick=tell)
+    return time.monotonic() - begin
+
+
+def _index(
+    tasks: list[Task],
+    dedup: Dedup,
+    work: Path,
+    out: Path,
+    earlier: Earlier,
+    workers: int,
+    cluster: Cluster | None,
+    log: Log,
+) -> float:
+    """Returns the seconds it took."""
+    begin = time.monotonic()
+
+    def say(step: str, done: float, total: float) -> None:
+        log(Progress("dedup", step, done, total, "tasks"))
+
+    say("index", 0, len(tasks))
+    target = out / "index"
+    write_index(
+        tasks, dedup, work, target, earlier.folders(), workers=workers, say=say, cluster=cluster
+    )
     return time.monotonic() - begin
 
 
@@ -171,7 +224,7 @@ def _begin(out: Path, work: Path, planned: dict[str, Any]) -> None:
     """Go on in a work folder of the same plan, or start with an empty one."""
     mark = work / "plan.json"
     if not mark.exists() or read_json(mark) != planned:
-        for name in (".work", "documents", "removed", "failed"):
+        for name in (".work", "documents", "removed", "failed", "index"):
             shutil.rmtree(out / name, ignore_errors=True)
         work.mkdir(parents=True)
         write_json(mark, planned)
@@ -199,10 +252,8 @@ def _input_digest(tasks: list[Task]) -> str:
     """Of the plan: which files, how large, changed when."""
     digest = hashlib.sha256()
     for task in tasks:
-        for path in task.files:
-            status = Path(path).stat()
-            line = f"{task.index}\t{task.source}\t{path}\t{status.st_size}\t{status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+        for line in task.fingerprint():
+            digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -250,9 +301,9 @@ def _room(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
-            raise
         place = out if out.exists() else out.parent
+        if not is_no_space(error, place):
+            raise
         free = shutil.disk_usage(place).free
         raise InputError(
             f"{out}: the disk is full ({free:,} bytes are free); make room, or set dir to another "

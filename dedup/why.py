@@ -1,6 +1,7 @@
 """Why a document is not there: its step, its reason, the copy that was kept beside it.
 
-In: a run folder and an id. Out: an `Explanation`. Reads the audit trail, nothing is recomputed.
+In: a run folder and an id. Out: an `Explanation`. Reads the audit trail, nothing is recomputed. The
+copy that was kept may stand in an earlier run (`dedup.against`); the reason names it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
+from configs.files import read_json
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Explanation:
 
     step and reason are "" for a document that stayed (then text is its text). kept_id, kept_source
     and kept_text are of the document that stayed instead, similarity the exact Jaccard similarity
-    of the two; None where it was not a copy. text is None where removed texts were not stored.
+    of the two; None where it was not a copy. kept_run is the folder of the earlier run that has it, None
+    where this run has. text is None where removed texts were not stored.
     """
 
     id: str
@@ -34,6 +37,7 @@ class Explanation:
     kept_source: str | None = None
     kept_text: str | None = None
     similarity: float | None = None
+    kept_run: Path | None = None
 
     @property
     def kept(self) -> bool:
@@ -57,9 +61,11 @@ def why(folder: Path, id: str) -> Explanation:
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise InputError(f"{id}: no document of {folder} had this id{hint}")
         return Explanation(id, stayed["source"], "", "", stayed["text"])
-    kept = None
+    kept = run = None
     if row["kept_id"] is not None:
-        kept = _find(dedup / "documents", row["kept_id"], ["id", "source", "text"])
+        run = _earlier(dedup, row["reason"])
+        documents = (run or folder) / "dedup" / "documents"
+        kept = _find(documents, row["kept_id"], ["id", "source", "text"])
     return Explanation(
         id,
         row["source"],
@@ -70,7 +76,15 @@ def why(folder: Path, id: str) -> Explanation:
         kept["source"] if kept else None,
         kept["text"] if kept else None,
         row["similarity"],
+        run,
     )
+
+
+def _earlier(dedup: Path, reason: str) -> Path | None:
+    """The earlier run that a reason ("near copy in 2019-04") names, if it names one."""
+    manifest = dedup / "index" / "manifest.json"
+    runs: dict[str, str] = read_json(manifest)["against"] if manifest.is_file() else {}
+    return next((Path(run) for name, run in runs.items() if reason.endswith(f" in {name}")), None)
 
 
 def _find(folder: Path, id: str, columns: list[str] | None) -> dict[str, Any] | None:

@@ -40,6 +40,10 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]…", help="dotted keys, e.g. dedup.near.threshold=0.7"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run and why, and stop")]
+DrySample = Annotated[
+    bool,
+    typer.Option("--dry-run", help="read a sample, say what would come of the whole, and stop"),
+]
 
 
 @app.command()
@@ -71,7 +75,7 @@ def run(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = F
 
 
 @app.command()
-def dedup(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def dedup(config: ConfigArgument, overrides: Overrides = None, dry_run: DrySample = False) -> None:
     """Raw web text → clean, unique documents."""
     _stages(config, overrides, "dedup", dry_run=dry_run)
 
@@ -163,6 +167,32 @@ def chat(
             temperature=temperature,
             top_p=top_p,
         )
+
+
+@app.command()
+def find(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="what to look for; - reads standard input"),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="a file with the text")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="a document's id, kept or removed")] = None,
+    url: Annotated[str | None, typer.Option(help="a document's address")] = None,
+    at_least: Annotated[
+        float | None,
+        typer.Option(help="Jaccard similarity; default: the run's threshold", min=0.05, max=1.0),
+    ] = None,
+    most: Annotated[int, typer.Option(help="most answers", min=1)] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Is this text, or something like it, in that corpus: exit status 0 if so, 1 if not."""
+    from launch.find import answer
+
+    if not answer(
+        folder, text, file=file, id=id, url=url, at_least=at_least, most=most, as_json=as_json
+    ):
+        raise typer.Exit(1)
 
 
 @app.command()

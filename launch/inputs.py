@@ -84,6 +84,7 @@ def inputs_of(config: Config, lineage: Lineage, stage: str, earlier: Entry | Non
 def _data_files(config: Config) -> list[Path]:
     """Every file that deduplication reads, the mistakes of all its paths told at once."""
     assert config.dedup is not None
+    from dedup.against import manifests
     from dedup.evaluation_files import evaluation_files
     from dedup.read import plan
 
@@ -95,6 +96,10 @@ def _data_files(config: Config) -> list[Path]:
         mistakes += error.lines
     try:
         paths += evaluation_files(config.dedup.decontaminate)
+    except InputError as error:
+        mistakes += error.lines
+    try:
+        paths += map(str, manifests(config.dedup))
     except InputError as error:
         mistakes += error.lines
     if mistakes:

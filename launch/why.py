@@ -26,8 +26,9 @@ def explain_removal(folder: Path, document: str) -> str:
         return f"{document}\n  stayed: it is in {folder / 'dedup' / 'documents'}\n\n{(found.text or '')[:SHOWN]}"
     lines = [document, f"  of source {found.source}, went at step {found.step}: {found.reason}"]
     if found.kept_id:
+        where = f"stays in the earlier run {found.kept_run}" if found.kept_run else "stays"
         lines.append(
-            f"  because of {found.kept_id}, which stays; exact similarity {found.similarity:.4f}"
+            f"  because of {found.kept_id}, which {where}; exact similarity {found.similarity:.4f}"
         )
     if found.text is None:
         lines.append("  (its text was not stored: dedup.keep_removed_text is false)")
