@@ -6,16 +6,20 @@ Two documents of Jaccard similarity s share at least one with probability 1 − 
 
 The decision: a bucket is a run of equal keys after a sort, band by band, so the memory is one band's
 keys beyond the entries themselves (one per document and shared bucket), and no hash table is built.
-A key and its document are sorted as one 64-bit word, the document in the low bits; for n documents
-64 − log₂ n bits of the key remain, so two unequal keys fall together n² / 2^(65 − log₂ n) times
-(45 times in ten million documents). That proposes a pair too many and never removes a document.
+A key and its document are sorted as one 64-bit word, the document in the low bits, because numpy
+sorts plain words many times faster than pairs. For n documents only 64 − log₂ n bits of the key take
+part in the sort, so the whole keys are compared inside each run. Two unequal bands then fall together
+n² / 2⁶⁵ times (less than once in the 25 bands of a billion documents), which proposes a pair too many
+and never removes a document.
 
 Source: J. Leskovec, A. Rajaraman, J. Ullman, "Mining of Massive Datasets", chapter 3.4.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +37,16 @@ class Buckets(NamedTuple):
     start: NDArray[np.int64]
     of: NDArray[np.int32]
     room: NDArray[np.int64]
+
+    def compact(self) -> tuple[NDArray[np.int64], Buckets]:
+        """The documents that are in any bucket, ascending, and the buckets seen from these alone.
+
+        Document k of the new buckets is documents[k]: what is held per document need not be held
+        for the others, which are most of a corpus.
+        """
+        inside = self.documents
+        start = np.append(self.start[inside], self.start[-1:])
+        return inside, Buckets(start, self.of, self.room)
 
     @property
     def documents(self) -> NDArray[np.int64]:
@@ -54,40 +68,51 @@ def band_keys(
     return keys
 
 
-def group(keys: Iterable[NDArray[np.uint64]], documents: int) -> Buckets:
+def group(keys: Iterable[NDArray[np.uint64]], documents: int, *, workers: int = 1) -> Buckets:
     """Buckets of `documents` documents from the keys of one band after the other.
 
-    The position of a document in a band's keys is its number. Memory beyond the result: two words
-    per document for the sort, and eight bytes per entry.
+    The position of a document in a band's keys is its number. `workers` bands are sorted at a time.
+    Memory beyond the result: 22 bytes per document for each of those, and four bytes per entry and
+    per bucket. Raises OverflowError for more than 2³¹ buckets.
     """
-    shift = np.uint64(max(1, int(documents).bit_length()))
-    low = (np.uint64(1) << shift) - np.uint64(1)
-    numbers = np.arange(documents, dtype=np.uint64)
-    entries: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-    sizes: list[NDArray[np.int64]] = []
-    buckets = 0
-    for band in keys:
-        packed = (band & ~low) | numbers
-        packed.sort()
-        members, numbered, size = _runs(packed, shift, low, buckets)
-        buckets += len(size)
-        entries.append((members, numbered))
-        sizes.append(size)
+    found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
+    waiting: deque[Future[tuple[NDArray[np.int32], NDArray[np.int32]]]] = deque()
+    with ThreadPoolExecutor(workers) as threads:
+        for band in keys:
+            if len(waiting) == workers:
+                found.append(waiting.popleft().result())
+            waiting.append(threads.submit(_in_one_band, band))
+            del band
+        while waiting:
+            found.append(waiting.popleft().result())
+    buckets = sum(len(sizes) for _, sizes in found)
     if buckets >= 2**31:
         raise OverflowError("more than 2³¹ buckets; split the corpus")
     start = np.zeros(documents + 1, np.int64)
-    for members, _ in entries:
+    for members, _ in found:
         _count(members, start)
     np.cumsum(start, out=start)
     of = np.empty(int(start[-1]), np.int32)
-    fill = start[:-1].copy()
-    while entries:
-        members, numbered = entries.pop(0)
-        _place(members, numbered, fill, of)
     room = np.zeros(buckets + 1, np.int64)
-    if sizes:
-        np.cumsum(np.concatenate(sizes), out=room[1:])
+    fill = start[:-1].copy()
+    first = 0
+    while found:
+        members, sizes = found.pop(0)
+        np.cumsum(sizes, out=room[first + 1 : first + len(sizes) + 1])
+        room[first + 1 : first + len(sizes) + 1] += room[first]
+        _place(members, sizes, first, fill, of)
+        first += len(sizes)
     return Buckets(start, of, room)
+
+
+def _in_one_band(band: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The documents of each of a band's buckets, one bucket after the other, and how many."""
+    shift = np.uint64(max(1, len(band).bit_length()))
+    packed = np.empty_like(band)
+    _pack(band, shift, packed)
+    packed.sort()
+    members, sizes, entries, runs = _runs(band, packed, shift)
+    return members[:entries].copy(), sizes[:runs].copy()
 
 
 @njit(nogil=True, cache=True)
@@ -103,39 +128,51 @@ def _keys(signatures, bands, rows, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _runs(packed, shift, low, first):  # type: ignore[no-untyped-def]
-    """Entries (document, bucket) of every run of two or more equal keys, and the runs' lengths."""
-    entries = 0
-    runs = 0
-    begin = 0
+def _pack(band, shift, packed):  # type: ignore[no-untyped-def]
+    """The high bits of each key over the number of its document."""
+    for document in range(len(packed)):
+        packed[document] = ((band[document] >> shift) << shift) | np.uint64(document)
+
+
+@njit(nogil=True, cache=True)
+def _runs(band, packed, shift):  # type: ignore[no-untyped-def]
+    """Members of every two or more equal keys, one bucket after the other, and the buckets' sizes.
+
+    Returns (members, sizes, entries, runs), the arrays longer than what is in them. Within a bucket
+    the documents ascend. `packed` is used up.
+    """
+    low = (np.uint64(1) << shift) - np.uint64(1)
     total = len(packed)
-    while begin < total:
-        end = begin + 1
-        while end < total and packed[end] >> shift == packed[begin] >> shift:
-            end += 1
-        if end - begin > 1:
-            entries += end - begin
-            runs += 1
-        begin = end
-    members = np.empty(entries, np.int32)
-    numbered = np.empty(entries, np.int32)
-    sizes = np.empty(runs, np.int64)
+    members = np.empty(total, np.int32)
+    sizes = np.empty(total // 2, np.int32)
     entry = 0
     run = 0
     begin = 0
     while begin < total:
         end = begin + 1
-        while end < total and packed[end] >> shift == packed[begin] >> shift:
+        high = packed[begin] >> shift
+        while end < total and packed[end] >> shift == high:
             end += 1
-        if end - begin > 1:
-            for i in range(begin, end):
-                members[entry] = np.int32(packed[i] & low)
-                numbered[entry] = np.int32(first + run)
-                entry += 1
-            sizes[run] = end - begin
-            run += 1
+        left = end
+        while left - begin > 1:  # once, unless keys agree in their high bits only
+            key = band[packed[begin] & low]
+            size = 0
+            others = begin
+            for i in range(begin, left):
+                member = packed[i] & low
+                if band[member] == key:
+                    members[entry + size] = np.int32(member)
+                    size += 1
+                else:
+                    packed[others] = packed[i]
+                    others += 1
+            if size > 1:
+                sizes[run] = size
+                run += 1
+                entry += size
+            left = others
         begin = end
-    return members, numbered, sizes
+    return members, sizes, entry, run
 
 
 @njit(nogil=True, cache=True)
@@ -145,8 +182,11 @@ def _count(members, start):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _place(members, numbered, fill, of):  # type: ignore[no-untyped-def]
-    for i in range(len(members)):
-        member = members[i]
-        of[fill[member]] = numbered[i]
-        fill[member] += 1
+def _place(members, sizes, first, fill, of):  # type: ignore[no-untyped-def]
+    entry = 0
+    for run in range(len(sizes)):
+        for _ in range(sizes[run]):
+            member = members[entry]
+            of[fill[member]] = np.int32(first + run)
+            fill[member] += 1
+            entry += 1

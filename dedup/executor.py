@@ -1,13 +1,13 @@
-"""What runs the tasks: processes of this machine.
+"""What runs the tasks: processes of this machine, or a Ray cluster (`ray_engine.py`).
 
 In: a function, items, a number of workers. Out: results, handed over in the order in which they are
 done. A task must be idempotent and leave its output in files: its result is a small summary, so
-another engine can run the same functions on other machines.
+that the same functions run on other machines.
 
-The decision: one pipe per process instead of `concurrent.futures`, whose pool cannot say which task
-its dead worker had and fails all the others with it. Here a worker that dies (killed, out of memory)
-is replaced and its task tried once more; a second death stops the run with the task's name. It costs
-this file.
+The decision: locally, one pipe per process instead of `concurrent.futures`, whose pool cannot say
+which task its dead worker had and fails all the others with it. Here a worker that dies (killed, out
+of memory) is replaced and its task tried once more; a second death stops the run with the task's
+name. It costs this file.
 
 Processes are started by a fork server (or spawned where there is none), never forked from the caller:
 its threads (numba, torch, Arrow) would not survive. Ctrl-C reaches only the caller, which ends the
@@ -22,6 +22,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -41,16 +42,27 @@ _TICK = 0.5  # seconds between two calls of on_tick while nothing happens
 _PATIENCE = 2.0  # seconds a worker has to end before it is killed
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster: its address (auto: the one of this machine, or a new one on it) and the most
+    tasks to have out at a time (None: what its cores take)."""
+
+    address: str = "auto"
+    tasks: int | None = None
+
+
 def run_tasks(
     function: Callable[[Item, Tell], Result],
     items: Sequence[Item],
     workers: int,
     *,
+    cluster: Cluster | None = None,
     on_done: Callable[[Item, Result], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
     on_tick: Callable[[], None] | None = None,
 ) -> None:
-    """Call function(item, tell) for every item, on `workers` processes; here, where one is enough.
+    """Call function(item, tell) for every item, on `workers` processes; here, where one is enough;
+    on a cluster, where one is given, which then says itself how many.
 
     function and items must be picklable. on_done is called in this process, once per item, as soon
     as its task is done. on_progress sums what tasks tell; on_tick comes at least twice a second.
@@ -58,6 +70,11 @@ def run_tasks(
     Raises what a task raised (the first; the others are stopped), with the worker's traceback as its
     cause, and InputError where a worker died twice over the same item.
     """
+    if cluster is not None:
+        from dedup.ray_engine import run_on
+
+        run_on(cluster, function, items, on_done=on_done, on_progress=on_progress, on_tick=on_tick)
+        return
     if min(workers, len(items)) <= 1:
         for item in items:
             result = function(item, on_progress or _nothing)
@@ -72,6 +89,16 @@ class WorkerError(Exception):
 
     def __str__(self) -> str:
         return "\n" + str(self.args[0])
+
+
+def attempt(
+    function: Callable[[Item, Tell], Result], item: Item, tell: Tell
+) -> tuple[str, Result | tuple[Exception, str]]:
+    """("result", what the task returned) or ("error", (what it raised, the traceback as text))."""
+    try:
+        return "result", function(item, tell)
+    except Exception as error:
+        return "error", (error, traceback.format_exc())
 
 
 def _nothing(amount: float) -> None:
@@ -216,10 +243,7 @@ def _work(pipe: Connection, function: Callable[[Any, Tell], Any]) -> None:
             item = pipe.recv()
         except (EOFError, OSError):
             return
-        try:
-            message: tuple[str, Any] = ("result", function(item, tell))
-        except Exception as error:
-            message = ("error", (error, traceback.format_exc()))
+        message = attempt(function, item, tell)
         try:
             pipe.send(message)
         except OSError:  # the caller is gone

@@ -56,3 +56,41 @@ def test_nothing_in_common_is_no_bucket() -> None:
 def test_the_same_minima_in_another_band_are_another_key() -> None:
     keys = band_keys(np.array([[7, 7, 7, 7]], np.uint32), 2, 2)
     assert keys[0, 0] != keys[1, 0]
+
+
+def test_keys_that_differ_only_in_the_bits_left_out_of_the_sort_are_told_apart() -> None:
+    """1,000 documents leave 54 bits to sort by: the last ten decide within a run."""
+    rng = np.random.default_rng(5)
+    keys = [
+        rng.integers(0, 20, 1_000, dtype=np.uint64) << np.uint64(50)
+        | rng.integers(0, 3, 1_000, dtype=np.uint64)
+        for _ in range(6)
+    ]
+    keys.append(np.full(1_000, 7, np.uint64))
+    keys.append(np.arange(1_000, dtype=np.uint64) % np.uint64(600))
+    expected = {
+        (int(a), int(b))
+        for band in keys
+        for value in np.unique(band)
+        for inside in [np.flatnonzero(band == value)]
+        for i, a in enumerate(inside)
+        for b in inside[i + 1 :]
+    }
+    one, three = (group(iter(keys), 1_000, workers=workers) for workers in (1, 3))
+    assert pairs_of(one) == expected
+    assert all(np.array_equal(first, other) for first, other in zip(one, three, strict=True))
+    members: dict[int, list[int]] = {}
+    for document in range(1_000):
+        for bucket in one.of[one.start[document] : one.start[document + 1]]:
+            members.setdefault(int(bucket), []).append(document)
+    assert len(members[len(members) - 1]) == 2  # of the last band: 399 and 999
+
+
+def test_buckets_seen_from_the_documents_in_them_are_the_same_buckets() -> None:
+    found = signatures(9, 300, 4, 20)
+    buckets = group(band_keys(found, 4, 5), len(found))
+    inside, compact = buckets.compact()
+    assert np.array_equal(inside, buckets.documents)
+    assert 2 < len(inside) < len(found)
+    assert {(int(inside[a]), int(inside[b])) for a, b in pairs_of(compact)} == pairs_of(buckets)
+    assert np.array_equal(compact.documents, np.arange(len(inside)))
