@@ -6,8 +6,26 @@ a plain line every few seconds elsewhere, and a notebook may pass `print`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """Documents on their way through the steps, so far.
+
+    documents, bytes: read, also by an earlier call that was stopped (bytes on disk, of unfinished
+    tasks an estimate). judged: documents of finished tasks, and what became of them: kept, failed
+    (could not be read) and removed, {step: documents} in the order of the steps; a step that has not
+    begun is missing.
+    """
+
+    documents: float
+    bytes: float
+    judged: int
+    kept: int
+    failed: int
+    removed: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +43,7 @@ class Progress:
     total: float | None = None
     unit: str = ""
     message: str = ""
+    funnel: Funnel | None = None
 
 
 Log = Callable[[Progress], None]

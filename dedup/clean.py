@@ -41,6 +41,7 @@ from dedup.documents import (
 )
 from dedup.executor import Tell
 from dedup.minhash import sign
+from dedup.mix import count_lengths
 from dedup.read import RawBatch, Task, read
 
 EXAMPLES = 3
@@ -82,6 +83,7 @@ class Cleaning:
     task: Task
     dedup: Dedup
     work: Path
+    most: int | None = None  # bytes of records after which it stops: a sample
 
     def __str__(self) -> str:
         return str(self.task)
@@ -90,6 +92,7 @@ class Cleaning:
 @dataclass
 class Cleaned:
     """What a task did, as its mark <task>.json has it. removed and examples by "step/reason".
+    lengths: of the documents read, as mix.py counts them.
 
     repaired: texts whose mojibake was undone. forms: files by the form they were read as. failed: one entry per file with failures: path, records, and line, offset, error of the first.
     """
@@ -99,6 +102,7 @@ class Cleaned:
     documents: int = 0
     bytes_in: int = 0
     characters_in: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pii: dict[str, int] = field(default_factory=dict)
@@ -139,6 +143,8 @@ def clean_task(item: Cleaning, tell: Tell) -> Cleaned:
                     kept.write_batch(chain_of_steps.left)
                 cleaned.documents += chain_of_steps.left.num_rows
             tell(raw.batch.num_rows)
+            if item.most is not None and cleaned.bytes_in >= item.most:
+                break
     cleaned.documents_failed = len(failures)
     cleaned.documents_in += len(failures)
     cleaned.failed = _by_file(failures)
@@ -214,7 +220,9 @@ class _Steps:
         self.record += rows
         batch = batch.append_column("record", records)
         batch = batch.append_column("quality", pa.array(np.ones(rows, np.float32)))
-        self.cleaned.characters_in += pc.sum(pc.utf8_length(batch["text"])).as_py() or 0
+        characters = pc.utf8_length(batch["text"])
+        self.cleaned.characters_in += pc.sum(characters).as_py() or 0
+        count_lengths(self.cleaned.lengths, characters)
         structured = batch["segments"].null_count < rows
         for step in (self._normalise, self._filter, self._mask, self._decontaminate):
             if not batch.num_rows:

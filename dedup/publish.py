@@ -27,6 +27,7 @@ from configs.schema import Dedup
 from dedup.clean import EXAMPLE_CHARACTERS, EXAMPLES, read_work
 from dedup.documents import REMOVED_SCHEMA, SCHEMA, as_batch, parquet_writer, split_of
 from dedup.executor import Tell
+from dedup.mix import count_lengths, count_scripts
 from dedup.outcome import REASONS
 from dedup.read import Task
 
@@ -60,6 +61,8 @@ class Published:
     heldout: int = 0
     bytes_out: int = 0
     characters_out: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
+    scripts: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -151,6 +154,8 @@ def _documents(
     done.documents += rows
     done.heldout += split.count("heldout")
     done.characters_out += pc.sum(batch["characters"]).as_py() or 0
+    count_lengths(done.lengths, batch["characters"])
+    count_scripts(done.scripts, batch["text"])
     done.bytes_out += pc.sum(pc.binary_length(batch["text"])).as_py() or 0
     return as_batch(
         {

@@ -14,20 +14,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from configs.files import read_json, write_json
 from configs.schema import Dedup
+from dedup.beside import cluster_members, cut, texts_of
 from dedup.clean import EXAMPLES, Cleaned, mark_of
 from dedup.duplicates import Duplicates
 from dedup.publish import NEAR, Published, published_mark
 from dedup.read import Task
 
 _FAILED_FILES = 100
-_BESIDE = 400  # characters of each of two near copies, and how many of them before the difference:
-_BEFORE = 80
+_CLUSTERS = 5  # whose texts are shown
 
 
 @dataclass
@@ -37,9 +33,12 @@ class Report:
     removed: {step: documents}. reasons: {"step/reason": documents}. by_source: {source: the same
     counts}. failed_files: {path, records, error (the first), line, offset} of at most 100 files.
     examples: {"step/reason": a few documents, text cut; of copies also kept_id, similarity and, of
-    near copies, kept_text: both from a little before their first difference}. clusters: {documents in a cluster:
-    clusters}, singles left out. similarities: {lower bound of a bin of 0.02: removed copies}.
-    largest_clusters: {id, documents}. near: figures of each comparison. pii: {kind: masked}.
+    near copies, kept_text: both from a little before their first difference}. clusters: {documents
+    in a cluster: clusters}, singles left out. similarities: {lower bound of a bin of 0.02: removed
+    copies, exact ones too}. largest_clusters: {id, documents} and of the first few source and members:
+    {id, source, similarity, text, kept_text} of those least like it. lengths_in, lengths_out: documents
+    read and kept, {fewest characters of a bin: documents}, a bin ending at twice that. scripts:
+    {writing system: letters of what is kept}; also in by_source. near: figures of each comparison. pii: {kind: masked}.
     renamed_ids: ids that occurred before and got a `~2`. digest: of the config that made this.
     """
 
@@ -61,6 +60,9 @@ class Report:
     clusters: dict[str, int] = field(default_factory=dict)
     similarities: dict[str, int] = field(default_factory=dict)
     largest_clusters: list[dict[str, Any]] = field(default_factory=list)
+    lengths_in: dict[str, int] = field(default_factory=dict)
+    lengths_out: dict[str, int] = field(default_factory=dict)
+    scripts: dict[str, int] = field(default_factory=dict)
     near: list[dict[str, Any]] = field(default_factory=list)
     pii: dict[str, int] = field(default_factory=dict)
     renamed_ids: int = 0
@@ -85,6 +87,9 @@ def summarise(tasks: list[Task], dedup: Dedup, work: Path, documents: Path) -> R
     reasons: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     pii: Counter[str] = Counter()
+    lengths_in: Counter[str] = Counter()
+    lengths_out: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
     failed: dict[str, dict[str, Any]] = {}
     for task in tasks:
         cleaned = Cleaned(**read_json(mark_of(work, task.index)))
@@ -103,6 +108,10 @@ def summarise(tasks: list[Task], dedup: Dedup, work: Path, documents: Path) -> R
         }.items():
             source[key] += amount
             setattr(report, key, getattr(report, key) + amount)
+        lengths_in.update(cleaned.lengths)
+        lengths_out.update(published.lengths)
+        scripts.update(published.scripts)
+        source["scripts"] = dict(Counter(source["scripts"]) + Counter(published.scripts))
         for part in (cleaned, published):
             reasons.update(part.removed)
             for key, count in part.removed.items():
@@ -124,7 +133,10 @@ def summarise(tasks: list[Task], dedup: Dedup, work: Path, documents: Path) -> R
     report.seconds = {step: round(amount, 3) for step, amount in seconds.items()} | found.seconds
     report.clusters = found.clusters
     report.similarities = found.similarities
-    report.largest_clusters = found.largest
+    report.largest_clusters = _with_members(found.largest, documents)
+    report.lengths_in = _by_number(lengths_in)
+    report.lengths_out = _by_number(lengths_out)
+    report.scripts = dict(scripts.most_common())
     report.near = found.near
     report.renamed_ids = sum(len(records) for records in found.renamed.values())
     _balance(report)
@@ -139,7 +151,7 @@ def _empty_source() -> dict[str, Any]:
         ],
         0,
     )  # fmt: skip
-    return {**counts, "removed": {}, "reasons": {}}
+    return {**counts, "removed": {}, "reasons": {}, "scripts": {}}
 
 
 def _note_failed(failed: dict[str, dict[str, Any]], cleaned: Cleaned) -> None:
@@ -148,28 +160,36 @@ def _note_failed(failed: dict[str, dict[str, Any]], cleaned: Cleaned) -> None:
         entry["records"] += failure["records"]
 
 
+def _by_number(counts: Counter[str]) -> dict[str, int]:
+    return {key: counts[key] for key in sorted(counts, key=int)}
+
+
 def _put_beside(examples: list[dict[str, Any]], documents: Path) -> None:
     """Give each example of a near copy the kept text, both cut to where they begin to differ."""
-    wanted = {example["kept_id"] for example in examples}
-    kept: dict[str, str] = {}
-    for path in sorted(documents.glob("*.parquet")):
-        if len(kept) == len(wanted):
-            break
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["id"])["id"]
-                places = pc.indices_nonzero(pc.is_in(ids, pa.array(sorted(wanted), ids.type)))
-                if len(places):
-                    rows = file.read_row_group(group, columns=["id", "text"]).take(places)
-                    kept |= {row["id"]: row["text"] for row in rows.to_pylist()}
+    kept = texts_of([example["kept_id"] for example in examples], documents)
     for example in examples:
-        text, other = example["text"], kept[example["kept_id"]]
-        pairs = enumerate(zip(text, other, strict=False))
-        same = next((at for at, (a, b) in pairs if a != b), min(len(text), len(other)))
-        begin = same - _BEFORE if same > _BEFORE else 0
-        example["text"], example["kept_text"] = (
-            ("…" if begin else "") + one[begin : begin + _BESIDE] for one in (text, other)
+        example["text"], example["kept_text"] = cut(
+            example["text"], kept[example["kept_id"]]["text"]
         )
+
+
+def _with_members(largest: list[dict[str, Any]], documents: Path) -> list[dict[str, Any]]:
+    """The largest clusters, the first few with documents of theirs beside the kept text."""
+    ids = [cluster["id"] for cluster in largest[:_CLUSTERS]]
+    kept = texts_of(ids, documents)
+    members = cluster_members(ids, documents, documents.parent / "removed")
+    shown: list[dict[str, Any]] = []
+    for cluster in largest:
+        stays = kept.get(cluster["id"])  # not where an earlier run has it
+        if stays is None:
+            shown.append(dict(cluster))
+            continue
+        beside = []
+        for member in members[cluster["id"]]:
+            text, kept_text = cut(member["text"] or "", stays["text"])
+            beside.append({**member, "text": text, "kept_text": kept_text})
+        shown.append({**cluster, "source": stays["source"], "members": beside})
+    return shown
 
 
 def _balance(report: Report) -> None:

@@ -35,13 +35,14 @@ from dedup.against import Earlier
 from dedup.clean import Cleaned, Cleaning, clean_task, mark_of
 from dedup.duplicates import Duplicates, find_duplicates
 from dedup.executor import Cluster, run_tasks
+from dedup.funnel import Tally
 from dedup.index_writer import write_index
-from dedup.publish import Publishing, publish_task, published_mark
+from dedup.publish import Published, Publishing, publish_task, published_mark
 from dedup.ray_engine import cluster_of, need_shared_folder
 from dedup.read import Task, plan
 from dedup.report import Report, summarise
 
-_FORMAT = 3
+_FORMAT = 4
 """Of the work files. A change makes unfinished runs start again."""
 
 _LIMIT_OF = {
@@ -94,7 +95,7 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         if cluster is not None:
             need_shared_folder(cluster, work)
         _clean(tasks, dedup, work, workers, cluster, say)
-        _something_left(tasks, work)
+        something_left(tasks, work)
         renamed = _duplicates(tasks, dedup, work, earlier, workers, cluster, say)
         published = _publish(tasks, dedup, work, out, renamed, workers, cluster, say)
         indexed = _index(tasks, dedup, work, out, earlier, workers, cluster, say)
@@ -116,19 +117,19 @@ def _clean(
     left = [task for task in tasks if not mark_of(work, task.index).exists()]
     total = sum(task.bytes for task in tasks)
     done = total - sum(task.bytes for task in left)
-    documents = 0.0
+    tally = Tally([task for task in tasks if mark_of(work, task.index).exists()], work)
 
     def tell() -> None:
-        log(Progress("dedup", "clean", done, total, "B", f"{documents:,.0f} documents"))
+        log(Progress("dedup", "clean", done, total, "B", funnel=tally.funnel(done)))
 
     def progress(amount: float) -> None:
-        nonlocal documents
-        documents += amount
+        tally.told(amount)
         tell()
 
     def finished(item: Cleaning, result: Cleaned) -> None:
         nonlocal done
         done += item.task.bytes
+        tally.cleaned(result)
         tell()
 
     tell()
@@ -178,14 +179,21 @@ def _publish(
     begin = time.monotonic()
     left = [task for task in tasks if not published_mark(work, task.index).exists()]
     done = len(tasks) - len(left)
+    total = sum(task.bytes for task in tasks)
+    tally = Tally(tasks, work)
+    for task in tasks:
+        if (mark := published_mark(work, task.index)).exists():
+            tally.published(Published(**read_json(mark)))
 
-    def finished(item: Publishing, result: Any) -> None:
+    def finished(item: Publishing, result: Published) -> None:
         nonlocal done
         done += 1
+        tally.published(result)
         tell()
 
     def tell() -> None:
-        log(Progress("dedup", "publish", done, len(tasks), "files"))
+        funnel = tally.funnel(total)
+        log(Progress("dedup", "publish", done, len(tasks), "files", funnel=funnel))
 
     tell()
     items = [Publishing(task, dedup, work, out, renamed.get(str(task.index), {})) for task in left]
@@ -261,7 +269,7 @@ def _workers(dedup: Dedup) -> int:
     return cores() if dedup.workers == "auto" else dedup.workers
 
 
-def _something_left(tasks: list[Task], work: Path) -> None:
+def something_left(tasks: list[Task], work: Path) -> None:
     """Raise InputError where the filters left nothing: what took how many, and what to loosen."""
     marks = [Cleaned(**read_json(mark_of(work, task.index))) for task in tasks]
     if any(mark.documents for mark in marks):

@@ -128,12 +128,20 @@ def line_chart(
 
 
 def column_chart(
-    columns: Sequence[tuple[str, float]], *, x_label: str, y_label: str, height: int = 180
+    columns: Sequence[tuple[str, float]],
+    *,
+    x_label: str,
+    y_label: str,
+    behind: Sequence[float] = (),
+    height: int = 180,
 ) -> Markup:
-    """Upright columns in the order given; labels are thinned where there are many."""
+    """Upright columns in the order given; labels are thinned where there are many.
+
+    `behind`: a paler, wider column behind each, to compare with ("before").
+    """
     if not columns:
         return Markup("")
-    y_ticks = ticks(0.0, max(1.0, *(value for _, value in columns)), 4)
+    y_ticks = ticks(0.0, max(1.0, *(value for _, value in columns), *behind), 4)
     wide = 100 / len(columns)
     every = math.ceil(len(columns) / 8)
 
@@ -143,10 +151,21 @@ def column_chart(
     out = [_open(f"{y_label}, by {x_label}", height), _grid_y(y_ticks, down)]
     for index, (label, value) in enumerate(columns):
         place = down(value)
+        told = f"{value:,.0f}"
+        inset = 0.1
+        if behind:
+            told = f"{behind[index]:,.0f} before, {told} after"
+            top = down(behind[index])
+            out.append(
+                f'<rect class="bar before" x="{(index + 0.06) * wide:.2f}%" y="{top:.1f}"'
+                f' width="{0.88 * wide:.2f}%" height="{height - top:.1f}">'
+                f"<title>{escape(label)}: {told}</title></rect>"
+            )
+            inset = 0.24
         out.append(
-            f'<rect class="bar after" x="{(index + 0.1) * wide:.2f}%" y="{place:.1f}"'
-            f' width="{0.8 * wide:.2f}%" height="{height - place:.1f}">'
-            f"<title>{escape(label)}: {value:,.0f}</title></rect>"
+            f'<rect class="bar after" x="{(index + inset) * wide:.2f}%" y="{place:.1f}"'
+            f' width="{(1 - 2 * inset) * wide:.2f}%" height="{height - place:.1f}">'
+            f"<title>{escape(label)}: {told}</title></rect>"
         )
         if index % every == 0:
             out.append(

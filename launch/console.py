@@ -1,4 +1,5 @@
-"""What a person sees while a stage runs: a bar on a terminal, a plain line every few seconds elsewhere.
+"""What a person sees while a stage runs: bars on a terminal, and below those of the data stage its
+funnel; a plain line every few seconds elsewhere.
 
 `Console.log` is the `log` that stages are given. Figures go to stderr, so that stdout holds only
 what a command was asked for and can be piped; the plain lines also go to the stage's file in logs/.
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.progress import Progress
+from launch.funnel import Rates, block, one_line
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines of one step
+FUNNEL_EVERY = 10.0  # and of one that tells a funnel: its lines are long
+FUNNEL_DRAWN_EVERY = 1.0  # seconds between two states of the funnel on a terminal
 
 
 class Console:
@@ -28,6 +32,8 @@ class Console:
         self._tasks: dict[tuple[str, str], Any] = {}
         self._first: dict[tuple[str, str], tuple[float, float]] = {}
         self._said: dict[tuple[str, str], float] = {}
+        self._rates: Rates | None = None
+        self._drawn = float("-inf")
         self._file: Path | None = None
 
     def __enter__(self) -> Console:
@@ -44,6 +50,7 @@ class Console:
         self._tasks.clear()
         self._first.clear()
         self._said.clear()
+        self._rates = None
 
     def log_to(self, path: Path | None) -> None:
         """From now on write plain lines to the end of this file too; None ends that."""
@@ -74,11 +81,16 @@ class Console:
         # A resumed step does not start at 0, and a restarted one falls back: rates count from there.
         if key not in self._first or progress.done < self._first[key][1]:
             self._first[key] = now, progress.done
+        if progress.funnel is not None:
+            self._rates = self._rates or Rates(progress.funnel)
+            self._rates.take(progress.funnel)
+        finished = progress.total is not None and progress.done >= progress.total
         if self.interactive:
             self._draw(key, progress)
-        finished = progress.total is not None and progress.done >= progress.total
-        last = self._said.get(key, -PLAIN_EVERY)
-        if last != float("inf") and (finished or now - last >= PLAIN_EVERY):
+            self._draw_funnel(progress, now, finished)
+        every = FUNNEL_EVERY if progress.funnel is not None else PLAIN_EVERY
+        last = self._said.get(key, -every)
+        if last != float("inf") and (finished or now - last >= every):
             self._said[key] = float("inf") if finished else now
             line = self._plain(progress, *self._since_first(key, progress))
             if self.interactive:
@@ -94,36 +106,28 @@ class Console:
     def _plain(self, progress: Progress, seconds: float, more: float) -> str:
         parts = [f"  {progress.stage} · {progress.step}"]
         if progress.total:
-            parts.append(
-                f"{amount(progress.done)} / {amount(progress.total)} {progress.unit}".rstrip()
-            )
+            done = amount(progress.done)
+            parts.append(f"{done} / {quantity(progress.total, progress.unit)}")
             parts.append(f"{100 * progress.done / progress.total:.0f} %")
         elif progress.done:
-            parts.append(f"{amount(progress.done)} {progress.unit}".rstrip())
+            parts.append(quantity(progress.done, progress.unit))
         if seconds > 1 and more > 0:
-            parts.append(f"{amount(more / seconds)} {progress.unit}/s".replace(" /s", "/s"))
+            if progress.funnel is None:  # which tells its own rates
+                parts.append(f"{quantity(more / seconds, progress.unit)}/s")
             if progress.total and progress.done < progress.total:
                 left = seconds * (progress.total - progress.done) / more
                 parts.append(f"{duration(left)} left")
-        if progress.message:
+        if progress.funnel is not None and self._rates is not None:
+            parts.append(one_line(progress.funnel, self._rates))
+        elif progress.message:
             parts.append(progress.message)
         return "  ".join(parts)
 
     def _draw(self, key: tuple[str, str], progress: Progress) -> None:
         if self._bars is None:
-            from rich.console import Console as RichConsole
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bars
+            from launch.live import Bars
 
-            self._bars = Bars(
-                TextColumn("  {task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[message]}"),
-                console=RichConsole(stderr=True),
-            )
+            self._bars = Bars()
             self._bars.start()
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(
@@ -134,7 +138,8 @@ class Console:
                 message="",
             )
         seconds, more = self._since_first(key, progress)
-        rate = f"{amount(more / seconds)} {progress.unit}/s" if seconds > 0.5 and more > 0 else ""
+        known = seconds > 0.5 and more > 0 and progress.funnel is None  # which tells its own
+        rate = f"{quantity(more / seconds, progress.unit)}/s" if known else ""
         self._bars.update(
             self._tasks[key],
             completed=progress.done,
@@ -142,6 +147,13 @@ class Console:
             rate=rate,
             message=progress.message,
         )
+
+    def _draw_funnel(self, progress: Progress, now: float, finished: bool) -> None:
+        if progress.funnel is None or self._rates is None:
+            return
+        if finished or now - self._drawn >= FUNNEL_DRAWN_EVERY:
+            self._drawn = now
+            self._bars.below = block(progress.funnel, self._rates)
 
 
 def amount(value: float) -> str:
@@ -152,6 +164,12 @@ def amount(value: float) -> str:
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """1234567 B → "1.23 MB"; 12 steps → "12 steps"."""
+    figure = amount(value)
+    return figure + unit if unit == "B" and figure[-1].isalpha() else f"{figure} {unit}".rstrip()
 
 
 def duration(seconds: float) -> str:

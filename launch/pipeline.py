@@ -44,8 +44,14 @@ def run_command(
     chosen = [only] if only else stages
     if dry_run:
         print(f"{config.name} → {folder} (dry run: nothing is written)")
-        for line in plan(config, folder, chosen):
+        lines = plan(config, folder, chosen)
+        for line in lines:
             print(f"  {line}")
+        if only == "dedup" and "skipped" not in lines[0].partition("\n")[0]:
+            from dedup.preview import predict
+            from launch.prediction import said
+
+            print(f"\n{said(predict(config, folder))}")
         return
     replies: list[Reply] = []
 

@@ -1,13 +1,15 @@
-"""The documents of report.html: dedup/report.json → funnel, sources, reasons with examples, copies."""
+"""The documents of report.html: dedup/report.json → funnel, sources, reasons with examples, lengths."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from launch.charts import Part, Row, bar_chart, column_chart
-from launch.figures import Entry, counts, entries, entry, is_number, number, share
+from launch.figures import Entry, counts, entries, entry, number, share
+from launch.section_copies import copies, marked
 
 STEP_ORDER = ("read", "normalise", "filter", "pii", "decontaminate", "exact", "near")
+SCRIPTS = ("hangul", "latin", "han", "kana", "other")
 EXAMPLES = 5  # examples shown per reason
 EXAMPLE_CHARACTERS = 420
 FAILED_SHOWN = 100
@@ -52,8 +54,10 @@ def documents(report: Entry | None) -> Entry | None:
         "failures": [_failure(failure) for failure in failures[:FAILED_SHOWN]],
         "more_failures": max(0, len(failures) - FAILED_SHOWN),
         "reasons": _reasons(report),
-        "similarity": _histogram(report.get("similarities")),
-        "clusters": _clusters(report.get("clusters")),
+        "by_source": _by_source(entry(report.get("by_source")), steps),
+        "lengths": _lengths(report),
+        "scripts": _scripts(report),
+        **copies(report),
     }
 
 
@@ -64,6 +68,82 @@ def _funnel_row(step: str, before: float, gone: float, total: float, how: str) -
         parts.append(Part(gone, "gone", f"{gone:,.0f} {how} ({share(gone, total)} of all)"))
     lost = f"−{gone:,.0f} ({share(gone, total)})  ·  " if gone else ""
     return Row(step, parts, f"{lost}{left:,.0f} left")
+
+
+def _by_source(sources: Entry, steps: list[str]) -> Entry:
+    """What became of each source's documents, as shares of it; and which steps there is a colour of."""
+    rows, seen = [], set()
+    for name, source in sources.items():
+        total = number(entry(source).get("documents_in")) or 0.0
+        if not total:
+            continue
+        amounts = {"kept": number(source.get("documents_out")) or 0.0}
+        amounts |= {step: counts(source.get("removed")).get(step, 0.0) for step in steps}
+        amounts["unreadable"] = number(source.get("documents_failed")) or 0.0
+        parts = [
+            Part(
+                100 * amount / total, f"s-{step}", f"{step}: {amount:,.0f} ({share(amount, total)})"
+            )
+            for step, amount in amounts.items()
+            if amount
+        ]
+        seen |= {step for step, amount in amounts.items() if amount}
+        kept = amounts["kept"]
+        rows.append(Row(name, parts, f"{kept:,.0f} of {total:,.0f} kept ({share(kept, total)})"))
+    legend = [step for step in ("kept", *steps, "unreadable") if step in seen]
+    return {"chart": bar_chart(rows, x_label="% of the source", stacked=True), "legend": legend}
+
+
+def _lengths(report: Entry) -> str:
+    """Documents by length before and after, in bins that double."""
+    before, after = counts(report.get("lengths_in")), counts(report.get("lengths_out"))
+    sizes = sorted(int(low) for low in {*before, *after} if low.isdigit())
+    if not sizes:
+        return ""
+    lows = [1 << power for power in range(sizes[0].bit_length() - 1, sizes[-1].bit_length())]
+    return column_chart(
+        [(f"{_short_count(low)}–", after.get(str(low), 0.0)) for low in lows],
+        behind=[before.get(str(low), 0.0) for low in lows],
+        x_label="characters, from",
+        y_label="documents",
+    )
+
+
+def _short_count(value: int) -> str:
+    if value < 1024:
+        return str(value)
+    return f"{value // 1024}k" if value < 1 << 20 else f"{value >> 20}M"
+
+
+def _scripts(report: Entry) -> Entry:
+    """Letters of what stayed by writing system, for each source and for all."""
+    rows, seen = [], set()
+    sources = {
+        name: entry(one).get("scripts") for name, one in entry(report.get("by_source")).items()
+    }
+    if len(sources) > 1:
+        sources = {"all": report.get("scripts"), **sources}
+    for name, value in sources.items():
+        letters = counts(value)
+        total = sum(letters.values())
+        if not total:
+            continue
+        seen |= set(letters)
+        parts = [
+            Part(
+                100 * letters[script] / total,
+                f"w-{script}",
+                f"{script}: {share(letters[script], total)}",
+            )
+            for script in SCRIPTS
+            if letters.get(script)
+        ]
+        first = max(letters, key=lambda script: letters[script])
+        rows.append(Row(name, parts, f"{share(letters[first], total)} {first}"))
+    return {
+        "chart": bar_chart(rows, x_label="% of the letters", stacked=True),
+        "legend": [script for script in SCRIPTS if script in seen],
+    }
 
 
 def _failure(value: Any) -> Entry:
@@ -93,9 +173,8 @@ def _reasons(report: Entry) -> list[Entry]:
                 {
                     "id": str(example.get("id") or ""),
                     "source": str(example.get("source") or ""),
-                    "text": _short(example.get("text")),
+                    **_texts(example),
                     "kept_id": str(example.get("kept_id") or ""),
-                    "kept_text": _short(example.get("kept_text")),
                     "similarity": number(example.get("similarity")),
                 }
                 for example in entries(examples.get(name))[:EXAMPLES]
@@ -105,34 +184,15 @@ def _reasons(report: Entry) -> list[Entry]:
     ]
 
 
+def _texts(example: Entry) -> Entry:
+    """The text, and where there is a kept one beside it both with their differences marked."""
+    text, kept = _short(example.get("text")), _short(example.get("kept_text"))
+    if text and kept and text != kept:
+        ours, theirs = marked(text, kept)
+        return {"text": ours, "kept_text": theirs}
+    return {"text": text, "kept_text": kept}
+
+
 def _short(value: Any) -> str:
     text = " ".join(str(value or "").split())
     return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rstrip() + " …"
-
-
-def _histogram(value: Any) -> str:
-    columns = [(low, figure) for low, figure in counts(value).items() if is_number(low)]
-    columns.sort(key=lambda column: float(column[0]))
-    return column_chart(
-        [(f"{float(low):.2f}", figure) for low, figure in columns],
-        x_label="Jaccard similarity to the kept copy",
-        y_label="documents removed",
-    )
-
-
-def _clusters(value: Any) -> str:
-    """Clusters of two or more by size; large sizes share a column."""
-    edges = [2, 3, 4, 5, 6, 11, 51, 1001]
-    names = ["2", "3", "4", "5", "6–10", "11–50", "51–1,000", "over"]
-    columns = dict.fromkeys(names, 0.0)
-    for size, figure in counts(value).items():
-        if is_number(size) and float(size) >= 2:
-            columns[names[sum(float(size) >= edge for edge in edges) - 1]] += figure
-    filled = [index for index, figure in enumerate(columns.values()) if figure]
-    if not filled:
-        return ""
-    return column_chart(
-        list(columns.items())[: filled[-1] + 1],
-        x_label="documents in a cluster of copies",
-        y_label="clusters",
-    )

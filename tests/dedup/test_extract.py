@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dedup.formats.pages import responses
 from dedup.extract import decode, extract
+from dedup.formats.pages import responses
 
 PAGE = """<!doctype html><html lang="ko"><head><meta charset="{charset}">
 <title>마을 축제 안내 - 가람신문</title></head><body class="has-sidebar page">

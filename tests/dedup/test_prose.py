@@ -93,7 +93,10 @@ def test_prose_is_what_is_left_without_code_tables_and_addresses() -> None:
 
 
 def test_an_include_goes_whole_and_what_follows_it_stays() -> None:
-    assert (
-        prose("[!INCLUDE[a](b)] 중요한 글 [상태 [x] 표시").split()
-        == ["중요한", "글", "[상태", "[x]", "표시"]
-    )
+    assert prose("[!INCLUDE[a](b)] 중요한 글 [상태 [x] 표시").split() == [
+        "중요한",
+        "글",
+        "[상태",
+        "[x]",
+        "표시",
+    ]

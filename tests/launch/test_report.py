@@ -17,6 +17,7 @@ from configs.errors import InputError
 from configs.files import write_json, write_text
 from launch.charts import Series, line_chart, scatter, smooth, thin, ticks
 from launch.report import write
+from launch.section_copies import copies, marked
 from launch.section_tokenizer import chips
 
 SENTENCE = "한국어 토크나이저는 어절을 짧게 자릅니다."
@@ -62,11 +63,11 @@ def make_dedup(folder: Path, text: str = "지금 바로 클릭! 무료 상담 �
         "removed": {"filter": 309, "pii": 3, "decontaminate": 0, "exact": 391, "near": 568},
         "seconds": {"read": 3.1, "normalise": 1.2, "filter": 2.2, "exact": 0.4, "near": 5.9},
         "by_source": {
-            "news": {"documents_in": 8000, "documents_out": 7100, "characters_out": 9_200_000,
+            "news": {"scripts": {"hangul": 9_000_000}, "documents_in": 8000, "documents_out": 7100, "characters_out": 9_200_000,
                      "removed": {"filter": 200, "exact": 300, "near": 400}},
             "forum": {"documents_in": 3366, "documents_out": 3000, "characters_out": 2_100_000,
                       "removed": {"filter": 104, "pii": 3, "exact": 91, "near": 168}},
-            "en": {"documents_in": 1000, "documents_out": 981, "characters_out": 3_300_000,
+            "en": {"scripts": {"latin": 3_400_000, "han": 20_000}, "documents_in": 1000, "documents_out": 981, "characters_out": 3_300_000,
                    "removed": {"filter": 5}},
         },
         "reasons": reasons,
@@ -76,6 +77,16 @@ def make_dedup(folder: Path, text: str = "지금 바로 클릭! 무료 상담 �
                      "filter/spam": [{"id": "forum/1", "source": "forum", "text": text}]},
         "similarities": {f"{0.8 + index / 50:.2f}": 20 + 9 * index for index in range(10)},
         "clusters": {"2": 301, "3": 88, "4": 21, "5": 9, "8": 4, "34": 1},
+        "lengths_in": {"8": 40, "64": 3000, "1024": 9000, "16384": 312},
+        "lengths_out": {"64": 2800, "1024": 8000, "16384": 281},
+        "scripts": {"hangul": 9_000_000, "latin": 3_400_000, "han": 20_000},
+        "largest_clusters": [
+            {"id": "news/b.html#1", "documents": 34, "source": "news", "members": [
+                {"id": "news/a.html#3", "source": "news", "similarity": 0.9123, "text": copy.replace("나눔", "<b>벼룩"),
+                 "kept_text": copy},
+                {"id": "news/c.html#9", "source": "news", "similarity": 1.0, "text": copy, "kept_text": copy}]},
+            {"id": "2019-04/old#7", "documents": 8},
+        ],
     }  # fmt: skip
     write_json(folder / "dedup" / "report.json", report)
 
@@ -286,6 +297,35 @@ def test_text_of_the_run_is_never_read_as_html(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert not page.seen & {"script", "img"}
     assert HOSTILE in page.text
+
+
+def test_the_data_part_shows_sources_lengths_writing_systems_and_the_largest_clusters(
+    tmp_path: Path,
+) -> None:
+    make_dedup(tmp_path)
+    page = page_of(tmp_path)
+    for words in (
+        "7,100 of 8,000 kept (88.8 %)", "near: 400 (5.0 %)", "Length of the documents",
+        "9,000 before, 8,000 after", "40 before, 0 after", "99.4 % latin", "news/c.html#9",
+        "similarity 1.000, the same text", "2019-04/old#7", "34 documents",
+    ):  # fmt: skip
+        assert words in page.text, words
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<mark>나눔</mark>" in html and "<mark>&lt;b&gt;벼룩</mark>" in html
+
+
+def test_exact_copies_are_no_bar_among_the_near_ones() -> None:
+    chart = copies({"removed": {"exact": 40}, "similarities": {"0.90": 7, "1.00": 41}})
+    titles = re.findall(r"<title>(.*?)</title>", chart["similarity"])
+    assert titles[0] == "0.90: 7" and titles[-1] == "1.00: 1"
+    assert not copies({"removed": {"exact": 40}, "similarities": {"1.00": 40}})["similarity"]
+
+
+def test_words_that_a_cut_took_away_are_not_marked_as_different() -> None:
+    one, other = marked("가 " * 20 + "머리…", "나 " + "가 " * 20 + "꼬리…")
+    assert "<mark>" not in one and other.startswith("<mark>나</mark>")
+    assert other.endswith(" 꼬리…")
+    assert marked("가 나", "가 다") == ("가 <mark>나</mark>", "가 <mark>다</mark>")
 
 
 def test_a_stage_that_has_not_run_says_so(tmp_path: Path) -> None:
