@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from configs.schema import Dedup, Filters, Near, Source
 from dedup.boilerplate import without_boilerplate
-from dedup.language import language_share
+from dedup.language import FIRST_BYTES, language_share
 from dedup.measures import Measures, measure
 from dedup.mojibake import broken_characters, repaired
 from dedup.prose import prose
@@ -38,6 +38,7 @@ REASONS = (
 SPAM_PHRASES = 3
 """So many different phrases must come together before their density counts."""
 
+_BEGINNING = 16_384  # characters
 _RATIOS = (
     "wrong_language", "little_hangul", "symbols", "digits", "word_length", "duplicate_lines",
     "repeated_words",
@@ -142,7 +143,14 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
     def written(row: int) -> str:
         return prose(texts[row].as_py())
 
-    share = language_share(texts, language, counted, written)
+    def beginning(row: int) -> str:
+        """Enough of the prose for the language model, which looks at its first 4 kB."""
+        text = texts[row].as_py()
+        cut = text.rfind("\n", 0, _BEGINNING) if len(text) > _BEGINNING else -1
+        start = prose(text[:cut]) if cut > 0 else ""
+        return start if len(start) > FIRST_BYTES else prose(text)
+
+    share = language_share(texts, language, counted, beginning)
     broken = np.zeros(len(texts))
     suspect = (counted.replaced > 0) | (counted.high_latin >= 4) | (counted.hanja > 0)
     for row in np.flatnonzero(suspect).tolist():
