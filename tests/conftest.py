@@ -19,6 +19,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests: file by file, and all that need a finished run in one of them."""
+    for item in items:
+        needs_run = "river" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("river" if needs_run else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real text that lies beside the checkout in development; skips where it does not."""
