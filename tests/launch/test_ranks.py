@@ -191,28 +191,6 @@ def test_ranks_whose_launcher_was_killed_save_and_another_start_is_refused_meanw
     assert int(saved.name.removeprefix("step-")) == len(steps(folder))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of its own whose size a call sets (a tmpfs)."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-
-    def resize(size: int) -> Path:
-        options = f"size={size}" if not mount.is_mount() else f"remount,size={size}"
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "malmoi-test", str(mount)],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
-        return mount
-
-    yield resize
-    if mount.is_mount():
-        subprocess.run(["umount", "--lazy", str(mount)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_ends_training_with_its_name_and_more_room_lets_it_go_on(
     tmp_path: Path, small_disk: Callable[[int], Path]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -82,40 +82,23 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(
     assert (tmp_path / "run/tokenizer/tokenizer.json").is_file()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 kB."""
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("mounting a small tmpfs needs root on Linux")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)],
-        capture_output=True,
-        text=True,
-    )
-    if mount.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted here: {mount.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def test_a_full_disk_is_one_error_line_and_the_same_command_goes_on_when_there_is_room(
-    tmp_path: Path, small_folder: Path, small_disk: Path
+    tmp_path: Path, small_folder: Path, small_disk: Callable[[int], Path]
 ) -> None:
+    disk = small_disk(400 << 10)
     documents = write_corpus(tmp_path / "documents", files=6, documents=20)
-    config = write_config(tmp_path, small_disk / "run", documents, small_folder)
-    ballast = small_disk / "ballast"
+    config = write_config(tmp_path, disk / "run", documents, small_folder)
+    ballast = disk / "ballast"
     ballast.write_bytes(b"x" * (250_000))
     process = start(config)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 2, told
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "no space left on the device" in errors[0]
-    assert str(small_disk) in errors[0] and "Traceback" not in told
-    assert not (small_disk / "run/tokenizer/report.json").exists()
+    assert str(disk) in errors[0] and "Traceback" not in told
+    assert not (disk / "run/tokenizer/report.json").exists()
     ballast.unlink()
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    small_disk(20_000_000)
     process = start(config)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
