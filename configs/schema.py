@@ -287,7 +287,7 @@ class Dedup(Section):
     )
     custom_filters: list[str] = Field(
         default_factory=list,
-        description="your own filters, each as package.module:function; see dedup/custom.py",
+        description="your own filters, each as package.module:function; see dedup/text/custom.py",
     )
     keep_removed_text: bool = Field(
         True, description="store the text of removed documents in the audit trail"

@@ -28,9 +28,8 @@ import pyarrow.parquet as pq
 
 from configs.files import write_json
 from configs.schema import Dedup
-from dedup import decontaminate, filters, normalize, pii
-from dedup.custom import load_filter
-from dedup.digest import dialogue_digests, digests
+from dedup.copies.digest import dialogue_digests, digests
+from dedup.copies.minhash import sign
 from dedup.documents import (
     REMOVED_SCHEMA,
     SEGMENT,
@@ -40,9 +39,10 @@ from dedup.documents import (
     write_failed,
 )
 from dedup.executor import Tell
-from dedup.minhash import sign
 from dedup.mix import count_lengths
 from dedup.read import RawBatch, Task, read
+from dedup.text import decontaminate, filters, normalize, pii
+from dedup.text.custom import load_filter
 
 EXAMPLES = 3
 """Documents shown per reason; each cut to this many characters:"""

@@ -27,16 +27,16 @@ import pyarrow.parquet as pq
 
 from configs.machine import cores
 from configs.schema import Config, Dedup
-from dedup.against import Earlier
 from dedup.clean import Cleaned, Cleaning, clean_task
-from dedup.duplicates import find_duplicates
-from dedup.filters import near_for
+from dedup.copies.against import Earlier
+from dedup.copies.duplicates import find_duplicates
+from dedup.copies.index_writer import write_index
 from dedup.funnel import FIRST, LAST
-from dedup.index_writer import write_index
 from dedup.publish import Published, Publishing, publish_task
 from dedup.read import Task
 from dedup.sample import SAMPLE, Piece, Sample, bytes_read, draw
 from dedup.stage import something_left
+from dedup.text.filters import near_for
 
 PATIENCE = 12.0  # seconds after which no further piece is read; what follows takes about as long
 _START = 5.0  # seconds until the workers of all passes are there

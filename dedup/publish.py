@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from configs.files import atomic, write_json
 from configs.schema import Dedup
 from dedup.clean import EXAMPLE_CHARACTERS, EXAMPLES, read_work
+from dedup.copies.outcome import REASONS
 from dedup.documents import REMOVED_SCHEMA, SCHEMA, as_batch, parquet_writer, split_of
 from dedup.executor import Tell
 from dedup.mix import count_lengths, count_scripts
-from dedup.outcome import REASONS
 from dedup.read import Task
 
 _ROWS = 8_192

@@ -18,7 +18,7 @@ from configs.files import read_json, write_json
 from configs.schema import Dedup
 from dedup.beside import cluster_members, cut, texts_of
 from dedup.clean import EXAMPLES, Cleaned, mark_of
-from dedup.duplicates import Duplicates
+from dedup.copies.duplicates import Duplicates
 from dedup.publish import NEAR, Published, published_mark
 from dedup.read import Task
 

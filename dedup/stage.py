@@ -31,12 +31,12 @@ from configs.files import read_json, write_json
 from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from configs.schema import Config, Dedup, Section
-from dedup.against import Earlier
 from dedup.clean import Cleaned, Cleaning, clean_task, mark_of
-from dedup.duplicates import Duplicates, find_duplicates
+from dedup.copies.against import Earlier
+from dedup.copies.duplicates import Duplicates, find_duplicates
+from dedup.copies.index_writer import write_index
 from dedup.executor import Cluster, run_tasks
 from dedup.funnel import Tally
-from dedup.index_writer import write_index
 from dedup.publish import Published, Publishing, publish_task, published_mark
 from dedup.ray_engine import cluster_of, need_shared_folder
 from dedup.read import Task, plan

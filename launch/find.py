@@ -28,7 +28,7 @@ def answer(
     given = [value for value in (text, file, id, url) if value is not None]
     if len(given) != 1:
         raise InputError("find: give one of TEXT, - (standard input), --file, --id or --url")
-    from dedup.find import find_id, find_text, find_url
+    from dedup.copies.find import find_id, find_text, find_url
 
     if id is not None:
         found = find_id(run, id)

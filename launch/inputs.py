@@ -84,9 +84,9 @@ def inputs_of(config: Config, lineage: Lineage, stage: str, earlier: Entry | Non
 def _data_files(config: Config) -> list[Path]:
     """Every file that deduplication reads, the mistakes of all its paths told at once."""
     assert config.dedup is not None
-    from dedup.against import manifests
-    from dedup.evaluation_files import evaluation_files
+    from dedup.copies.against import manifests
     from dedup.read import plan
+    from dedup.text.evaluation_files import evaluation_files
 
     mistakes: list[str] = []
     paths: list[str] = []

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from dedup.documents import read_documents
-from dedup.filters import REASONS, bounds, judge, preset
-from dedup.normalize import normalize
-from dedup.prose import prose
+from dedup.text.filters import REASONS, bounds, judge, preset
+from dedup.text.normalize import normalize
+from dedup.text.prose import prose
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CHARACTERS = 700  # of a text, in the file to be read

@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 
 from configs.files import write_json
 from configs.schema import Dedup
-from dedup.against import Earlier
 from dedup.clean import work_schema
-from dedup.digest import digest
+from dedup.copies.against import Earlier
+from dedup.copies.digest import digest
+from dedup.copies.duplicates import find_duplicates
+from dedup.copies.find import find_id, find_text, find_url
+from dedup.copies.index_writer import write_index
+from dedup.copies.minhash import sign
 from dedup.documents import as_batch, parquet_writer
-from dedup.duplicates import find_duplicates
-from dedup.find import find_id, find_text, find_url
-from dedup.index_writer import write_index
-from dedup.minhash import sign
 from dedup.publish import REMOVED, Publishing, publish_task
 from dedup.read import Task
 

@@ -109,7 +109,7 @@ def floor(texts: list[str]) -> Callable[[], Any]:
 def malmoi(texts: list[str]) -> Callable[[], Any]:
     import pyarrow as pa
 
-    from dedup.minhash import sign
+    from dedup.copies.minhash import sign
 
     column = pa.array(texts, pa.large_string())
     batches = [column.slice(at, BATCH) for at in range(0, len(texts), BATCH)]
@@ -197,7 +197,7 @@ def vector_bits() -> int:
     import numpy as np
     from numba import njit
 
-    from dedup import minhash
+    from dedup.copies import minhash
 
     kernel = njit(nogil=True)(minhash._minima.py_func)  # compiled now: a cached one shows no code
     words = np.zeros(8, np.uint32)

@@ -32,10 +32,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dedup.bands import Buckets, band_keys, group
-from dedup.keep import Selection, select
-from dedup.minhash import permutations
-from dedup.verify import Sets
+from dedup.copies.bands import Buckets, band_keys, group
+from dedup.copies.keep import Selection, select
+from dedup.copies.minhash import permutations
+from dedup.copies.verify import Sets
 
 BANDS, ROWS, PERMUTATIONS = 25, 5, 128
 
