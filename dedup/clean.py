@@ -244,7 +244,9 @@ class _Steps:
         self, batch: pa.RecordBatch, structured: bool
     ) -> tuple[pa.RecordBatch, list[str | None]]:
         batch = _rewrite(batch, structured, normalize.normalize)
-        empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(batch["text"])), 0)
+        # Normalising leaves nothing of a text of white space; segments are joined with newlines.
+        texts = pc.utf8_trim_whitespace(batch["text"]) if structured else batch["text"]
+        empty = pc.equal(pc.binary_length(texts), 0)
         return batch, ["empty" if bare else None for bare in empty.to_pylist()]
 
     def _filter(

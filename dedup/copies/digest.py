@@ -65,6 +65,11 @@ def _collapse(offsets, data, out, ends):  # type: ignore[no-untyped-def]
         start = to
         while at < end:
             byte = data[at]
+            if byte > 32 and (byte < 0xC2 or byte > 0xE3):  # begins no white space
+                out[to] = byte
+                to += 1
+                at += 1
+                continue
             size = np.int64(0)  # bytes of the white space here
             if byte <= 32:
                 size = np.int64(byte == 32 or 9 <= byte <= 13 or 28 <= byte <= 31)

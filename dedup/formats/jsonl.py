@@ -24,6 +24,7 @@ from dedup.containers import File, Oversized, blocks, head
 from dedup.extract import codec
 from dedup.formats.json_kernel import BLANK, FAST, find_texts
 from dedup.records import RAW_BYTES, Document, Failure, Unusable, document_of, given_id
+from dedup.utf8 import is_utf8
 
 _MARK = b"6911724083551"
 """Stands in the place of the text while the rest of a line is parsed; a second value under the same
@@ -98,22 +99,12 @@ def _block(
         assert found == lines
         kinds = table[:, 5]
         slow = lines - np.count_nonzero(kinds == FAST) - np.count_nonzero(kinds == BLANK)
-        if 16 * slow <= lines and _is_utf8(block):
+        if 16 * slow <= lines and is_utf8(data):
             yield from _mixed(block, table, out, number, keys, file, source)
             return
     for offset, line in enumerate(block.split(b"\n")[:lines], 1):
         if line and not line.isspace():
             yield _line(line, number + offset, recode, file, source)
-
-
-def _is_utf8(block: bytes) -> bool:
-    offsets = pa.py_buffer(np.array([0, len(block)], np.int64))
-    whole = pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(block))
-    try:
-        whole.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 def _mixed(

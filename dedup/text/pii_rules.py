@@ -229,6 +229,10 @@ _RESIDENT_WORDS = re.compile(
     re.IGNORECASE,
 )
 
+_PERSON_WORDS = re.compile(
+    "jumin|(?:신청|피고|원고|신고|고소|채무)인|세대주|성명|본인", re.IGNORECASE
+)
+
 
 def _resident(match: re.Match[str]) -> int | None:
     year, month, day, joint, gender = (match[i] for i in range(1, 6))
@@ -238,7 +242,9 @@ def _resident(match: re.Match[str]) -> int | None:
         return match.start() if dated or joint.strip() else None
     # Without a word for it: nobody is so old, or not yet born, that another year would be meant.
     alive = 1920 <= full < 2040
-    if not dated or not alive or not joint.strip() or _other(match):
+    if not dated or not alive or _other(match):
+        return None
+    if not joint.strip() and not (joint and _says(match, _PERSON_WORDS)):
         return None
     return match.start()
 
@@ -290,6 +296,7 @@ _PHONE_WORDS = re.compile(
     r"(?:tel|fax|phone|call|mobile|h\.?p|contact)|(?<![A-Za-z])[TFM][.:)]",
     re.IGNORECASE,
 )
+_CALL_WORDS = re.compile(r"(?:번|(?:번?으)?로)? ?(?:전화|연락|문자)")  # behind a number
 _UNITS = re.compile(
     r" ?(?:개|명|원|년|쪽|면|회|건|권|대|호|kcal|mm|m(?![a-z])|km|kg|g(?![a-z])|px|°|%|[A-Za-z]{2})"
 )
@@ -326,7 +333,7 @@ def _landline(match: re.Match[str]) -> int | None:
     split = len(marks) == 2 or (len(marks) == 1 and prefix.endswith(")") and marks[0] != ".")
     if split or ("+" in prefix and not rest[0].isdigit()):
         return match.start(2)
-    return None
+    return match.start(2) if _CALL_WORDS.match(_after(match, 8)) else None
 
 
 def _service(match: re.Match[str]) -> int | None:
@@ -425,9 +432,11 @@ _IPV6 = re.compile(
     r"(?<![0-9A-Za-z:.])[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{1,4}:){0,6}(?::?[0-9A-Fa-f]{1,4}){1,7}(?![0-9A-Za-z:])"
 )
 _IP_WORDS = re.compile(
-    r"(?<![A-Za-z])IPs?(?:v[46])?(?![A-Za-z])|아이피|접속|차단|서버|client|from|host|remote",
+    r"(?<![A-Za-z])IPs?(?:v[46])?(?![A-Za-z])|아이피|접속|차단|서버|로그에|client|from|host|remote",
     re.IGNORECASE,
 )
+# What stands behind an address: a verb of visitors, or the next fields of an access log.
+_VISITS = re.compile(r" - \S+ \[|(?:이|가|은|는)? ?에서 ?(?:접속|로그인|공격|요청)")
 _VERSION_WORDS = re.compile(
     r"버전|버젼|버[\s]?전|version|(?<![A-Za-z])v(?:er)?\.?$|릴리[스즈]|빌드|build|펌웨어|플레이어|player|패치|업데이트|"
     r"절|항|표|장|목차|크롬|chrome|SDK|NET|SSL|lib|OS|Windows",
@@ -444,6 +453,8 @@ def _ipv4(match: re.Match[str]) -> int | None:
     word, version = _last(_IP_WORDS, text), _last(_VERSION_WORDS, text)
     if word >= 0 or version >= 0:
         return match.start() if word > version else None
+    if _VISITS.match(_after(match, 16)):
+        return match.start()
     octets = address.packed
     unmistakable = octets[0] >= 27 and sum(octet >= 100 for octet in octets) >= 2
     return match.start() if unmistakable else None

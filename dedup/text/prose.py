@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dedup.text.points import Points
 from dedup.utf8 import table
 
 # Bits of the table of characters.
@@ -40,9 +41,10 @@ def _bits_of(code: int) -> int:
 
 CHARACTERS = table(_bits_of)
 
-# Bits of ASCII characters without which a cut within a line cannot be; 128 stands for all others.
+# Bits of a line's characters, or-ed: without them a cut within the line cannot be. The bits of
+# boilerplate.MARKS stand above them in `line_flags`.
 TICK, LINK, SLASH, TAG, INCLUDE, ENTITY = 1, 2, 4, 8, 16, 32
-TRIGGERS = np.zeros(129, np.uint8)
+TRIGGERS = np.zeros(1 << 16, np.uint16)
 for _character, _bit in (
     ("`", TICK), ("]", LINK | INCLUDE), ("/", SLASH), (">", TAG), ("&", ENTITY),
 ):  # fmt: skip
@@ -63,9 +65,50 @@ CODE_OPENINGS, CODE_ENDS = _words(
 
 def prose(text: str) -> str:
     """The prose of one text."""
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int32)
-    length = prose_points(points, len(points), CHARACTERS, CODE_OPENINGS, CODE_ENDS, TRIGGERS)
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).copy()
+    length = _prose(points, CHARACTERS, CODE_OPENINGS, CODE_ENDS, TRIGGERS)
     return points[:length].tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def keep_prose(piece: Points) -> None:
+    """Leave only the prose of each row of a piece, decoded with TRIGGERS among its flags."""
+    _keep_prose(
+        piece.rows, piece.points, piece.starts, piece.lengths, piece.lines, piece.line_ends,
+        piece.line_flags, CHARACTERS, CODE_OPENINGS, CODE_ENDS,
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _keep_prose(  # type: ignore[no-untyped-def]
+    rows, points, starts, lengths, lines, line_ends, line_flags, characters, openings, code_ends
+):
+    for row in range(rows):
+        start = starts[row]
+        own = points[start : start + lengths[row] + 1]
+        first, last = lines[row], lines[row + 1]
+        length = prose_points(
+            own, line_ends[first:last], line_flags[first:last], last - first, characters, openings,
+            code_ends,
+        )  # fmt: skip
+        own[length] = 10
+        lengths[row] = length
+
+
+@njit(nogil=True, cache=True)
+def _prose(points, characters, openings, code_ends, triggers):  # type: ignore[no-untyped-def]
+    ends = np.empty(len(points) + 1, np.int64)
+    flags = np.empty(len(points) + 1, np.uint16)
+    lines = 0
+    seen = np.uint16(0)
+    for i in range(len(points)):
+        if points[i] == 10:
+            ends[lines], flags[lines] = i, seen
+            lines += 1
+            seen = np.uint16(0)
+        elif points[i] < 0x10000:
+            seen |= triggers[points[i]]
+    ends[lines], flags[lines] = len(points), seen
+    return prose_points(points, ends, flags, lines + 1, characters, openings, code_ends)
 
 
 @njit(nogil=True, cache=True)
@@ -358,17 +401,20 @@ def _without_entities(out, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def prose_points(points, length, characters, openings, ends, triggers):  # type: ignore[no-untyped-def]
-    """Leave the prose of points[:length] at their front, in place; returns its length."""
+def prose_points(points, line_ends, line_flags, lines, characters, openings, ends):  # type: ignore[no-untyped-def]
+    """Leave the prose of a text's code points at their front, in place; returns its length.
+
+    line_ends [lines]: where each line ends, the last with the text; line_flags: its TRIGGERS, or-ed.
+    """
+    length = line_ends[lines - 1]
     to = 0
     fence = 0  # the character of the fence that is open
     start = _after_front_matter(points, length)
-    while start <= length:
-        end = start
-        seen = np.uint8(0)
-        while end < length and points[end] != 10:
-            seen |= triggers[min(points[end], 128)]
-            end += 1
+    for line in range(lines):
+        end = line_ends[line]
+        if end < start:  # front matter
+            continue
+        seen = line_flags[line]
         behind = _fence(points, start, end)
         if fence:
             if behind and points[behind - 1] == fence and _closes(points, behind, end):
@@ -376,7 +422,7 @@ def prose_points(points, length, characters, openings, ends, triggers):  # type:
         elif behind:
             fence = points[behind - 1]
         elif not _is_no_prose(points, start, end, characters, openings, ends):
-            line = to
+            begun = to
             if to == start:
                 to = end
             else:
@@ -384,17 +430,17 @@ def prose_points(points, length, characters, openings, ends, triggers):  # type:
                     points[to] = points[i]
                     to += 1
             if seen & TICK:
-                to = _without_spans(points, line, to, 96, 0, 96, 1, 200)
+                to = _without_spans(points, begun, to, 96, 0, 96, 1, 200)
             if seen & INCLUDE:
-                to = _without_includes(points, line, to)
+                to = _without_includes(points, begun, to)
             if seen & LINK:
-                to = _without_spans(points, line, to, 93, 40, 41, 0, 400)
+                to = _without_spans(points, begun, to, 93, 40, 41, 0, 400)
             if seen & SLASH:
-                to = _without_addresses(points, line, to, characters)
+                to = _without_addresses(points, begun, to, characters)
             if seen & TAG:
-                to = _without_tags(points, line, to)
+                to = _without_tags(points, begun, to)
             if seen & ENTITY:
-                to = _without_entities(points, line, to)
+                to = _without_entities(points, begun, to)
         if end < length and not fence:
             points[to] = 10
             to += 1

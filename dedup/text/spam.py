@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from dedup.text.measures import Starts
+from dedup.text.starts import Starts
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "gambling": (

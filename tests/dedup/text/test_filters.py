@@ -14,7 +14,7 @@ import zstandard
 
 from configs.schema import Dedup, Filters, Near, Source
 from dedup.documents import read_documents
-from dedup.text.boilerplate import cut_boilerplate, without_boilerplate
+from dedup.text.boilerplate import cut_boilerplate
 from dedup.text.filters import REASONS, judge, limits_for, near_for, pii_for, preset
 from dedup.text.measures import measure
 from dedup.text.normalize import normalize, normalize_text
@@ -180,7 +180,10 @@ def test_the_compiled_look_at_lines_misses_no_boilerplate(shared_data: Path) -> 
     ]  # fmt: skip
     texts += [f"앞 글이다.\n{line}\n뒤 글이다." for line in lines]
     column = pa.array(texts, pa.large_string())
-    assert without_boilerplate(column).to_pylist() == [cut_boilerplate(text) for text in texts]
-    assert without_boilerplate(column[-len(lines) :]).to_pylist() == [
+    limits = Filters(max_broken=1)
+    assert judge(column, limits, "ko").texts.to_pylist() == [
+        cut_boilerplate(text) for text in texts
+    ]
+    assert judge(column[-len(lines) :], limits, "ko").texts.to_pylist() == [
         "앞 글이다.\n뒤 글이다."
     ] * len(lines)
