@@ -109,6 +109,20 @@ def decode(data, at):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def plain_run(odd, odd_words, at, end):  # type: ignore[no-untyped-def]
+    """Where a run of bytes without a mark ends. odd_words: the marks, eight at a time."""
+    while at < end and at & 7:
+        if odd[at]:
+            return at
+        at += 1
+    while at + 8 <= end and odd_words[at >> 3] == 0:
+        at += 8
+    while at < end and not odd[at]:
+        at += 1
+    return at
+
+
+@njit(nogil=True, cache=True)
 def encode(code, out, at):  # type: ignore[no-untyped-def]
     """Write a code point as UTF-8; the byte after it."""
     if code < 0x80:
