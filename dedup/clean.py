@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from configs.files import write_json
 from configs.schema import Dedup
+from dedup import utf8
 from dedup.copies.digest import dialogue_digests, digests
 from dedup.copies.minhash import sign
 from dedup.documents import (
@@ -220,9 +221,9 @@ class _Steps:
         self.record += rows
         batch = batch.append_column("record", records)
         batch = batch.append_column("quality", pa.array(np.ones(rows, np.float32)))
-        characters = pc.utf8_length(batch["text"])
-        self.cleaned.characters_in += pc.sum(characters).as_py() or 0
-        count_lengths(self.cleaned.lengths, characters)
+        characters = utf8.lengths(batch["text"])
+        self.cleaned.characters_in += int(characters.sum())
+        count_lengths(self.cleaned.lengths, pa.array(characters))
         structured = batch["segments"].null_count < rows
         for step in (self._normalise, self._filter, self._mask, self._decontaminate):
             if not batch.num_rows:
@@ -314,7 +315,7 @@ class _Steps:
             shingles = np.zeros(rows, np.int64)
             values = pa.nulls(rows, pa.binary(4 * self.permutations))
         columns: dict[str, Any] = {name: batch[name] for name in batch.schema.names}
-        columns["characters"] = pc.utf8_length(texts)
+        columns["characters"] = utf8.lengths(texts)
         columns["digest"] = dialogue_digests(batch["segments"]) if structured else digests(texts)
         columns["shingles"] = shingles
         columns["signature"] = values

@@ -245,9 +245,9 @@ def _count(  # type: ignore[no-untyped-def]
         line, line_size, last = seed, np.int64(0), np.uint32(0)
         word, size = seed, np.int64(0)
         lettered, marks = False, 0  # a letter in the word; how many of its characters are markup
-        start = starts[row]
-        for i in range(start, start + lengths[row] + 1):
-            code = points[i]
+        own = points[starts[row] : starts[row] + lengths[row] + 1]
+        for i in range(len(own)):
+            code = own[i]
             if 0xAC00 <= code <= 0xD7A3:
                 syllables += 1
                 lettered = True
