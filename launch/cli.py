@@ -206,6 +206,34 @@ def why(
     print(explain_removal(folder, document))
 
 
+@app.command()
+def plan(
+    config: ConfigArgument,
+    rest: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CLUSTER] [KEY=VALUE]…", help="8x80GB or 4x8x80GB, and overrides"),
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="measured TFLOP/s of one GPU, for the hours", min=0.001)
+    ] = None,
+) -> None:
+    """Batch arithmetic, memory per GPU by ZeRO stage, hours and disk of a training."""
+    from configs.load import load
+    from launch.plan import Cluster, here
+    from launch.plan import plan as draw
+
+    words = list(rest or [])
+    named = [words.pop(0)] if words and "=" not in words[0] else []
+    settings = load(config, words)
+    cluster, note = (Cluster.of(named[0]), "") if named else here()
+    text, refused = draw(settings, cluster, tflops)
+    print(text)
+    if note:
+        print(f"\n{note}")
+    if refused:
+        raise InputError(refused)
+
+
 @app.command("compare-tokenizers")
 def compare_tokenizers(
     a: Annotated[

@@ -55,10 +55,12 @@ def deepspeed_config(
     world_size: int,
     dtype: torch.dtype,
     universal: bool = False,
+    on_gpu: bool | None = None,
 ) -> dict[str, Any]:
     """The DeepSpeed JSON of a phase: the same text on every rank.
 
-    universal: load a checkpoint that was converted because the world size changed.
+    universal: load a checkpoint that was converted because the world size changed. on_gpu: None asks
+    this machine.
     """
     settings: dict[str, Any] = {
         "train_batch_size": micro_batch * accumulation * world_size,
@@ -68,7 +70,7 @@ def deepspeed_config(
         "bf16": {"enabled": dtype == torch.bfloat16},
         "zero_optimization": {
             "stage": pretrain.zero_stage,
-            "overlap_comm": torch.cuda.is_available(),
+            "overlap_comm": torch.cuda.is_available() if on_gpu is None else on_gpu,
             "contiguous_gradients": True,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,

@@ -1,0 +1,278 @@
+"""`malmoi plan`: what a training would take, before any of it is paid for.
+
+In: a config and a cluster, `8x80GB` (GPUs × memory) or `4x8x80GB` (machines × GPUs × memory). Out: text
+for a terminal: batch arithmetic, steps and learning rate of each phase, memory of a GPU for every ZeRO
+stage with the first that fits marked, disk, hours, and the DeepSpeed JSON.
+
+Hours rest on a rate, FLOPs that a GPU really gets through in a second. It is an assumption until it
+was measured (`--tflops`): 40 % of what the maker says of the card that has that memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import InputError
+from configs.schema import Config, Phase, Pretrain
+
+if TYPE_CHECKING:
+    from pretrain.memory import Memory
+    from pretrain.shape import Shape
+
+_CLUSTER = re.compile(r"(?:(\d+)x)?(\d+)x(\d+(?:\.\d+)?)\s*GB", re.IGNORECASE)
+_CARDS = ((24, 165.0, "RTX 4090"), (48, 362.0, "L40S"), (80, 989.0, "H100"), (141, 989.0, "H200"))
+"""Memory in GB, bf16 TFLOP/s (dense) by the maker's sheet, and the card that has both."""
+_REACHED = 0.4
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """machines × gpus GPUs of `memory` bytes."""
+
+    machines: int
+    gpus: int
+    memory: float
+
+    @property
+    def ranks(self) -> int:
+        return self.machines * self.gpus
+
+    @classmethod
+    def of(cls, text: str) -> Cluster:
+        """Read `8x80GB` or `4x8x80GB`. Raises InputError on anything else."""
+        match = _CLUSTER.fullmatch(text.strip())
+        if match is None or not int(match[2]) or match[1] == "0" or not float(match[3]):
+            raise InputError(
+                f"{text}: is no cluster; write GPUs x memory, for example 8x80GB, or "
+                "machines x GPUs x memory, for example 4x8x80GB"
+            )
+        return cls(int(match[1] or 1), int(match[2]), float(match[3]) * 1e9)
+
+    def __str__(self) -> str:
+        gpus = f"{self.gpus} GPU{'s' * (self.gpus > 1)} of {self.memory / 1e9:g} GB"
+        return gpus if self.machines == 1 else f"{self.machines} machines, each {gpus}"
+
+
+def here() -> tuple[Cluster, str]:
+    """The GPUs of this machine; without one, eight of 80 GB, and a word that says so."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Cluster(
+            1, 8, 80e9
+        ), "no GPU here, so 8x80GB is assumed; name yours behind the config"
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return Cluster(1, torch.cuda.device_count(), float(memory)), ""
+
+
+def plan(config: Config, cluster: Cluster, tflops: float | None = None) -> tuple[str, list[str]]:
+    """The plan as text, and what makes the config impossible on this cluster (empty: nothing)."""
+    from pretrain.shape import read_shape
+
+    pretrain = config.pretrain
+    if pretrain is None:
+        raise InputError("pretrain: the config has no such section, so there is nothing to plan")
+    shape = read_shape(pretrain.base, _vocabulary(config), pretrain.new_rows.multiple)
+    refused = [
+        f"pretrain.phases.{number}: sequence_length {_length(pretrain, phase)} is more than the "
+        f"model's {shape.positions} positions; set {shape.positions} or less"
+        for number, phase in enumerate(pretrain.phases)
+        if shape.positions is not None and _length(pretrain, phase) > shape.positions
+    ]
+    card, rate = _rate(cluster, tflops)
+    lines = [
+        f"{config.name} on {cluster}",
+        "",
+        f"model    {shape.name}: {shape.total / 1e9:.3g} B parameters, {shape.layers} layers of "
+        f"{shape.hidden}, {shape.vocabulary:,} rows{', tied' if shape.tied else ''}",
+        "",
+        *_phases(pretrain, shape, cluster, rate),
+        "",
+        *_memories(pretrain, shape, cluster, refused),
+        "",
+        *_disk(pretrain, shape),
+        f"rate     {rate / 1e12:,.0f} TFLOP/s a GPU: {card}",
+        "",
+        "DeepSpeed",
+        json.dumps(_deepspeed(pretrain, cluster), indent=2),
+    ]
+    return "\n".join(lines), refused
+
+
+def _vocabulary(config: Config) -> int | None:
+    """Tokens after extension, as far as the config says; None for the base's own."""
+    settings = config.tokenizer
+    if settings is None or not isinstance(settings.new_tokens, int) or not settings.new_tokens:
+        return None
+    return 128_256 + settings.new_tokens
+
+
+def _length(pretrain: Pretrain, phase: Phase) -> int:
+    return phase.sequence_length or pretrain.sequence_length
+
+
+def _rate(cluster: Cluster, tflops: float | None) -> tuple[str, float]:
+    if tflops is not None:
+        return "as given", tflops * 1e12
+    fitting = [card for card in _CARDS if card[0] * 1e9 >= cluster.memory - 1e9] or [_CARDS[-1]]
+    _, peak, name = fitting[0]
+    said = f"assumed, {_REACHED:.0%} of the {peak:g} of an {name}; measure yours, then --tflops"
+    return said, peak * _REACHED * 1e12
+
+
+def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> list[str]:
+    from pretrain.batches import Share
+    from pretrain.schedule import learning_rate_factor
+
+    lines = []
+    hours = 0.0
+    for phase in pretrain.phases:
+        length = _length(pretrain, phase)
+        per_step = max(1, (phase.global_batch_tokens or pretrain.global_batch_tokens) // length)
+        share = Share.of(per_step, cluster.ranks, pretrain.micro_batch)
+        slots = share.accumulation * cluster.ranks * share.micro_batch
+        empty = slots - per_step
+        lines.append(
+            f"phase    {phase.name}: {per_step * length:,} tokens a step = {per_step:,} sequences of "
+            f"{length:,} = {cluster.ranks} ranks × {share.micro_batch} × {share.accumulation} turns"
+            + (f", {empty} slots empty ({empty / slots:.0%})" if empty else "")
+        )
+        if phase.tokens is None:
+            lines.append(
+                f"         {phase.epochs:g} epochs: as long as its text, which is not read here"
+            )
+            continue
+        sequences = -(-phase.tokens // length)
+        steps = -(-sequences // per_step)
+        factors = [
+            learning_rate_factor(phase.schedule, round(at * (steps - 1) / 23), steps)
+            for at in range(24)
+        ]
+        curve = "".join(_BARS[min(7, int(factor * 7.999))] for factor in factors)
+        flops = phase.tokens * shape.flops(length) * (slots / per_step)
+        if pretrain.activation_checkpointing:
+            flops *= 4 / 3  # the forward pass once more
+        took = flops / (rate * cluster.ranks) / 3600
+        hours += took
+        lines.append(
+            f"         {phase.tokens / 1e9:,.3g} B tokens, {steps:,} steps, lr {phase.lr:g} {curve}"
+        )
+        lines.append(f"         {_time(took)}, {took * cluster.ranks:,.0f} GPU-hours")
+    if len(pretrain.phases) > 1:
+        lines.append(f"all      {_time(hours)}, {hours * cluster.ranks:,.0f} GPU-hours")
+    return lines
+
+
+def _time(hours: float) -> str:
+    if hours < 1:
+        return f"{60 * hours:.0f} minutes"
+    return f"{hours:.0f} hours" if hours < 72 else f"{hours / 24:.0f} days"
+
+
+_COLUMNS = ("weights", "gradients", "optimizer", "activations", "logits", "margin")
+
+
+def _memories(pretrain: Pretrain, shape: Shape, cluster: Cluster, refused: list[str]) -> list[str]:
+    """The table by ZeRO stage, of the phase that takes most; adds to `refused` what does not fit."""
+    from pretrain.memory import memory
+
+    width = 4 if pretrain.dtype == "fp32" else 2
+
+    def most(stage: int) -> Memory:
+        needs = (
+            memory(shape, pretrain, phase, zero_stage=stage, ranks=cluster.ranks, width=width)
+            for phase in pretrain.phases
+        )
+        return max(needs, key=lambda need: need.total)
+
+    needs = {stage: most(stage) for stage in range(4)}
+    fitting = [stage for stage, need in needs.items() if need.total <= cluster.memory]
+    lines = ["memory   GB of one GPU, in the phase that needs most"]
+    lines.append("         ZeRO  " + "".join(f"{name:>12}" for name in _COLUMNS) + f"{'all':>9}")
+    for stage, need in needs.items():
+        parts = "".join(f"{getattr(need, name) / 1e9:12.1f}" for name in _COLUMNS)
+        marks = [
+            "the config's" if stage == pretrain.zero_stage else "",
+            "the first that fits" if fitting and stage == fitting[0] else "",
+        ]
+        note = ", ".join(mark for mark in marks if mark)
+        lines.append(f"         {stage:<6}{parts}{need.total / 1e9:9.1f}  {note}".rstrip())
+    if pretrain.zero_stage not in fitting:
+        own = needs[pretrain.zero_stage].total / 1e9
+        refused.append(
+            f"pretrain.zero_stage: {pretrain.zero_stage} needs {own:.0f} GB of each GPU, which has "
+            f"{cluster.memory / 1e9:g}; {_instead(pretrain, shape, cluster, width, fitting)}"
+        )
+    return lines
+
+
+def _instead(
+    pretrain: Pretrain, shape: Shape, cluster: Cluster, width: int, fitting: list[int]
+) -> str:
+    """The nearest setting that fits, in words."""
+    from pretrain.memory import memory
+
+    if fitting:
+        near = min(fitting, key=lambda stage: abs(stage - pretrain.zero_stage))
+        return f"the nearest that fits is pretrain.zero_stage={near}"
+
+    def fits(settings: Pretrain, ranks: int) -> bool:
+        return all(
+            memory(shape, settings, phase, zero_stage=3, ranks=ranks, width=width).total
+            <= cluster.memory
+            for phase in settings.phases
+        )
+
+    saving = pretrain.model_copy(update={"activation_checkpointing": True, "micro_batch": 1})
+    if fits(saving, cluster.ranks):
+        return "pretrain.zero_stage=3 with activation_checkpointing=true and micro_batch=1 fits"
+    ranks = cluster.ranks
+    while ranks < 1 << 16 and not fits(saving, ranks):
+        ranks *= 2
+    if fits(saving, ranks):
+        return f"with ZeRO 3, activation_checkpointing=true and micro_batch=1 it takes {ranks} such GPUs"
+    return "no number of such GPUs holds it: shorten pretrain.sequence_length, or take larger ones"
+
+
+def _disk(pretrain: Pretrain, shape: Shape) -> list[str]:
+    """Checkpoints hold the weights, and in float32 those that learn with two moments."""
+    width = 4 if pretrain.dtype == "fp32" else 2
+    one = max(shape.total * width + 12 * shape.learning(phase.train) for phase in pretrain.phases)
+    kept = pretrain.checkpoint.keep + 1  # one more while it is written
+    weights = shape.total * width
+    known = [phase.tokens for phase in pretrain.phases if phase.tokens is not None]
+    lines = [
+        f"disk     checkpoints {kept * one / 1e9:,.0f} GB ({pretrain.checkpoint.keep} kept and one being "
+        f"written, {one / 1e9:,.1f} GB each), weights before and after {3 * weights / 1e9:,.0f} GB",
+    ]
+    if known:
+        lines.append(
+            f"         token shards 4 bytes a token of text: {4 * max(known) / 1e9:,.1f} GB for the "
+            f"{max(known) / 1e9:,.3g} B of the longest phase, if none is read twice"
+        )
+    return lines
+
+
+def _deepspeed(pretrain: Pretrain, cluster: Cluster) -> dict[str, Any]:
+    import torch
+
+    from pretrain.batches import Share
+    from pretrain.zero import deepspeed_config
+
+    phase = pretrain.phases[-1]
+    per_step = (phase.global_batch_tokens or pretrain.global_batch_tokens) // _length(
+        pretrain, phase
+    )
+    share = Share.of(max(1, per_step), cluster.ranks, pretrain.micro_batch)
+    return deepspeed_config(
+        pretrain,
+        micro_batch=share.micro_batch,
+        accumulation=share.accumulation,
+        world_size=cluster.ranks,
+        dtype=torch.float32 if pretrain.dtype == "fp32" else torch.bfloat16,
+        on_gpu=True,
+    )
