@@ -3,7 +3,8 @@
 In: the bytes of a page and the charset its HTTP header named, if any. Out: a `Page`. The parser and
 the main-content rules are resiliparse's (two orders of magnitude faster than the readability family
 and the one that keeps most Hangul); what it leaves in on Korean sites (comment lists, advert boxes,
-"related articles") is cut here by class and id before.
+"related articles") is cut here by class and id before, and what it takes for navigation by its place
+alone (a list near the body, a box called sidebar) is kept where it is prose and no list of links.
 
 The decision worth knowing: bytes that are valid UTF-8 *are* UTF-8, whatever header and meta tag say.
 Korean archives lie about charsets in both directions, and CP949 text that happens to be valid UTF-8
@@ -128,11 +129,12 @@ _NOT_TEXT = re.compile(
     | (?:.*[-_])?(?:ads?|adv|advert(?:s|isement|isements|ising)?|adsense|adsbygoogle|adfit|banners?|sponsor(?:ed|s)?|promo(?:tion)?)
         (?:[-_]?(?:\d+|area|box|wrap|wrapper|section|slot|unit|block|container|top|bottom|left|right|side|sidebar|inner|image|link|text))*
     | (?:.*[-_])?(?:related|recommend(?:ed|ation)?|popular|ranking|most[-_]?(?:viewed|read))
-        (?:[-_]?(?:articles?|posts?|news|list|box|area|wrap|links?|section|contents?))+
+        (?:[-_]?(?:articles?|posts?|pages?|topics?|news|list|box|area|wrap|links?|section|contents?))+
     | (?:.*[-_])?(?:share|sharing|sns|social)(?:[-_]?(?:buttons?|btns?|links?|bar|box|list|area|wrap|icons?))*
-    | (?:.*[-_])?(?:breadcrumbs?|pagination|paging|pager|gnb|lnb|snb|sidebar|sidemenu|skip[-_]?(?:nav|link)s?|cookie[-_]?(?:banner|notice|consent)|newsletter|subscribe)
+    | (?:.*[-_])?(?:breadcrumbs?|pagination|paging|pager|gnb|lnb|snb|toc|(?:doc|post|page|entry|article)[-_]?nav(?:igation|bar)?|sidebar|sidemenu|skip[-_]?(?:nav|link)s?|cookie[-_]?(?:banner|notice|consent)|newsletter|subscribe)
     """
 )
+_NO_PROSE = ["script", "style", "noscript", "template"]
 _SKIP = ["nav", "aside", "footer", "form", "button", "select", "noscript", "template", "dialog"]
 _HANGUL = re.compile("[가-힣]")
 _MANY_SPACES = re.compile(r"[ \t]*\n(?:[ \t]*\n)+")
@@ -150,19 +152,76 @@ def extract(data: bytes, charset: str | None = None) -> Page:
     if tree.body is None:
         return Page(title, "", name)
     _fence_code(tree, tree.body)
-    text = extract_plain_text(
-        tree,
-        main_content=True,
-        alt_texts=False,
-        preserve_formatting=True,
-        skip_elements=[*_SKIP, *_not_text(tree.body, markup)],
-    )
-    if len(text) < 0.1 * len(
-        tree.body.text or ""
-    ):  # a page built of <form> or <aside>, as some boards
-        fallback = extract_plain_text(tree, main_content=True, alt_texts=False)
-        text = max(text, fallback, key=len)
+    _hide_headers(tree.body)
+    _keep_boxes(tree.body)
+    _keep_lists(tree, tree.body)
+    skipped = _not_text(tree.body, markup)
+    skipped += [name for name in _SKIP if name != "form" or not _is_page(tree.body)]
+    text = _main_text(tree, skipped)
+    if len(text) < 0.1 * len(tree.body.text or ""):
+        whole = extract_plain_text(tree, alt_texts=False, skip_elements=_NO_PROSE)
+        if len(text) < 0.1 * len(whole):  # a page built of <aside> or <footer>, as some boards
+            text = max(text, _main_text(tree, _NO_PROSE), key=len)
     return Page(title, _MANY_SPACES.sub("\n\n", text).strip(), name)
+
+
+def _main_text(tree: HTMLTree, skipped: list[str]) -> str:
+    return extract_plain_text(
+        tree, main_content=True, alt_texts=False, preserve_formatting=True, skip_elements=skipped
+    )
+
+
+def _is_page(body: ElementNode) -> bool:
+    """Some form is no form but the page itself, as ASP.NET writes it."""
+    return body.query_selector("form h1, form h2, form main, form article") is not None
+
+
+def _linked(node: ElementNode) -> tuple[int, int]:
+    """Characters of a block's text, and those of them that stand in links."""
+    links = sum(len((link.text or "").strip()) for link in node.query_selector_all("a"))
+    return len(" ".join((node.text or "").split())), links
+
+
+def _hide_headers(body: ElementNode) -> None:
+    """The site's header, unlike an article's, has no heading in it."""
+    for header in body.query_selector_all("header"):
+        if header.query_selector("h1, h2, h3, p + p") is None:
+            header.setattr("hidden", "")
+
+
+def _keep_boxes(body: ElementNode) -> None:
+    """Take the name "sidebar" off boxes of prose: to DocBook and to magazines it is a boxed text."""
+    for box in body.query_selector_all("div[class~=sidebar], section[class~=sidebar]"):
+        length, links = _linked(box)
+        if length >= 80 and 2 * links < length and box.query_selector("p, .para") is not None:
+            box.setattr("class", "")
+
+
+_NEAR_BODY = 3  # levels within which resiliparse takes every list for the site's navigation
+
+
+def _keep_lists(tree: HTMLTree, body: ElementNode) -> None:
+    """Put prose that stands in a list near the body deep enough to be seen as such."""
+    for block in body.query_selector_all("ul"):
+        depth = 0
+        above = block.parent
+        while above is not None and above != body and depth < _NEAR_BODY:
+            depth += 1
+            above = above.parent
+        if depth >= _NEAR_BODY:
+            continue
+        length, links = _linked(block)
+        items = len(block.query_selector_all("li"))
+        if 3 * links > length or length < 10 * items:
+            continue
+        place = block.parent
+        for _ in range(_NEAR_BODY - depth):
+            wrapper = tree.create_element("div")
+            if place is None or wrapper is None:
+                break
+            place.insert_before(wrapper, block)
+            wrapper.append_child(block)
+            place = wrapper
 
 
 def _fence_code(tree: HTMLTree, body: ElementNode) -> None:

@@ -17,7 +17,7 @@ from importlib import import_module
 from configs.schema import Source
 from dedup import containers, formats
 from dedup.batches import Arrow
-from dedup.containers import Damaged, File, bare_suffix
+from dedup.containers import Damaged, File, TooLong, bare_suffix
 from dedup.records import RAW_BYTES, Document, Failure
 
 Item = Document | Failure | Arrow
@@ -88,6 +88,8 @@ def documents(
             else:
                 number = max(number, getattr(item, "line", None) or number + 1)
             yield item
+    except TooLong as error:
+        yield Failure(file.path, str(error), raw=_start(file), size=file.size or 0)
     except Damaged as error:
         first = number == file.before
         after = " before its first record" if first else f" after record {number}"

@@ -1,6 +1,6 @@
 """Sources of the config → tasks, each about `dedup.shard` bytes: some files, or a share of one.
 
-In: `Dedup`. Out: `Task`s. A plan depends on the paths and sizes of the files and on `dedup.shard`,
+In: `Dedup`. Out: `Task`s, none of more than `_FILES` files. A plan depends on the paths and sizes of the files and on `dedup.shard`,
 never on the number of workers; so every later order and name is the same on every machine.
 
 The decision: one big file is shared out, so that a corpus of one file keeps all cores busy. Plain
@@ -24,11 +24,14 @@ import numpy as np
 from configs.errors import InputError
 from configs.machine import cores
 from configs.schema import Dedup, Source
-from dedup.containers import File, bare_suffix, compressed, local_file
+from dedup.containers import PACKED, File, compressed, local_file
 from dedup.extract import codec
 from dedup.forms import form_of
 from dedup.paths import Found, find, hint, is_remote, relative, source_root
 
+_FILES = 10_000
+"""Files in one task at most: opening them takes longer than reading them, and a million tiny ones
+should keep every core busy and cost little when a worker dies."""
 _UNPACKED = 3
 """Bytes of text in a byte of gzip, zstd or bzip2, about: a task is as long as its text."""
 
@@ -92,7 +95,7 @@ def plan(dedup: Dedup) -> list[Task]:
         text = 0
         for part in _parts(files, source, dedup):
             alone = part.end is not None
-            if group and (alone or text >= dedup.shard):
+            if group and (alone or text >= dedup.shard or len(group) == _FILES):
                 tasks.append(_task(len(tasks), number, group))
                 group, text = [], 0
             group.append(part)
@@ -114,7 +117,7 @@ def _task(index: int, source: int, parts: list[Part]) -> Task:
 
 
 def _is_packed(path: str) -> bool:
-    return bare_suffix(path) != os.path.splitext(path)[1].lower()  # noqa: PTH122
+    return path[-4:].lower().endswith(PACKED)
 
 
 def _files(source: Source, key: str) -> tuple[list[Found], list[str]]:

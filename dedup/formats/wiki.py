@@ -2,9 +2,7 @@
 
 In: a MediaWiki XML dump, plain or compressed, streamed; of a split one the articles whose `<page>`
 begins in the bzip2 streams that begin in [begin, end). Out: a document per page of namespace 0 that
-is no redirect, its id made of the page id. The wikitext is parsed with mwparserfromhell (extra
-`wiki`): references, tables, infoboxes, files and categories go, `{{llang|en|Seoul}}` stays as its
-text, headings stay as lines, and the brackets that templates left empty (`대한민국()`) go.
+is no redirect, its id made of the page id. `wikitext` renders the text (extra `wiki`).
 
 The decision: pages are cut out of the XML by their tags, which cannot occur inside escaped text, and
 parsed one by one. So a broken page is one failure, and a multistream dump can be entered at any
@@ -16,16 +14,15 @@ from __future__ import annotations
 import bz2
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 from xml.etree import ElementTree
 
 import orjson
 
-from configs.errors import missing_extra
 from configs.schema import Source
 from dedup.containers import Damaged, File, chunks
-from dedup.records import RAW_BYTES, Document, Failure, clean
+from dedup.formats.wikitext import parser, plain
+from dedup.records import RAW_BYTES, Document, Failure
 
 _STREAM = b"BZh91AY&SY"  # a bzip2 stream's header and its first block's; always at a byte's border
 _OPEN, _CLOSE = b"<page>", b"</page>"
@@ -33,7 +30,7 @@ _OPEN, _CLOSE = b"<page>", b"</page>"
 
 def read(file: File, source: Source) -> Iterator[Document | Failure]:
     """Articles and failures of a dump. Raises Damaged."""
-    _parser()
+    parser()  # where the extra is missing, it is said before anything is read
     number = 0
     for number, page in enumerate(_pages(file), 1):
         if isinstance(page, int):
@@ -162,97 +159,3 @@ def _document(page: bytes, prefix: str) -> Document | None:
     if not text.startswith(title):
         text = f"{title}\n\n{text}"
     return Document(f"{prefix}#{number}", "text", text, None, None, meta, len(page))
-
-
-# ── wikitext → text ─────────────────────────────────────────────────────────────────────────────
-
-_LANGUAGE = re.compile(r"(?:llang|lang|언어)(?:-[a-z-]+)?|[a-z]{2}-?", re.IGNORECASE)
-_KEPT = {"nowrap", "작게", "small", "big", "굵게", "보조어", "ruby", "루비", "어휘", "강조"}
-_TAGS_GONE = {"ref", "references", "gallery", "math", "chem", "timeline", "score", "table", "style",
-              "imagemap", "mapframe", "templatestyles", "syntaxhighlight", "source"}  # fmt: skip
-_PLACES_GONE = re.compile(r"\s*(?:파일|그림|분류|file|image|category|media)\s*:", re.IGNORECASE)
-_EMPTY = re.compile(r"[ \t]*[(（][\s,;:·/、，]*[)）]|[ \t]*\[\s*\]")
-_LEADING = re.compile(r"([(（])(?:\s*[,;:、，]\s*)+")
-_TRAILING = re.compile(r"(?:\s*[,;:、，]\s*)+([)）])")
-_LINES = re.compile(r"\n{3,}")
-_SWITCHES = re.compile(r"__[A-Z가-힣]+__|'{2,5}")
-
-
-@cache
-def _parser() -> Any:
-    try:
-        import mwparserfromhell
-    except ImportError:
-        raise missing_extra("mwparserfromhell", "wiki") from None
-    return mwparserfromhell
-
-
-def plain(markup: str) -> str:
-    """The prose of a page's wikitext."""
-    nodes = _parser().nodes
-    code = _parser().parse(markup, skip_style_tags=True)
-    text = "".join(_render(node, nodes) for node in code.nodes)
-    text = _SWITCHES.sub("", text)
-    for _ in range(3):  # brackets in brackets
-        text = _EMPTY.sub("", _TRAILING.sub(r"\1", _LEADING.sub(r"\1", text)))
-    lines = [line.strip().lstrip("*#:;").strip() for line in text.split("\n")]
-    return clean(_LINES.sub("\n\n", "\n".join(_without_empty_headings(lines))))
-
-
-def _render(node: Any, nodes: Any) -> str:
-    if isinstance(node, nodes.Text):
-        return str(node.value)
-    if isinstance(node, nodes.Heading):
-        return f"{_HEADING}{_inside(node.title, nodes).strip()}"
-    if isinstance(node, nodes.Wikilink):
-        if _PLACES_GONE.match(str(node.title)):
-            return ""
-        return _inside(node.text if node.text is not None else node.title, nodes).lstrip(":")
-    if isinstance(node, nodes.ExternalLink):
-        return _inside(node.title, nodes) if node.title is not None else ""
-    if isinstance(node, nodes.Tag):
-        name = str(node.tag).strip().lower()
-        if name in _TAGS_GONE:
-            return ""
-        if node.wiki_markup is not None and node.contents is None:  # of a list, or ----
-            return ""
-        if name == "br":
-            return "\n"
-        return _inside(node.contents, nodes) if node.contents is not None else ""
-    if isinstance(node, nodes.HTMLEntity):
-        return str(node.normalize())
-    if isinstance(node, nodes.Template):
-        return _template(node, nodes)
-    return ""  # comments, arguments
-
-
-def _inside(code: Any, nodes: Any) -> str:
-    return "".join(_render(node, nodes) for node in code.nodes)
-
-
-def _template(node: Any, nodes: Any) -> str:
-    """A template's text, for the few that stand in a sentence; nothing for all others."""
-    name = str(node.name).strip()
-    values = [param.value for param in node.params if not param.showkey]
-    if not values:
-        return ""
-    if name.lower() in ("llang", "lang", "언어"):
-        return _inside(values[1], nodes).strip() if len(values) > 1 else ""
-    if _LANGUAGE.fullmatch(name) or name.lower() in _KEPT:
-        return _inside(values[0], nodes).strip()
-    return ""
-
-
-_HEADING = "\x01"  # marks a heading until it is known whether anything stands below it
-
-
-def _without_empty_headings(lines: list[str]) -> list[str]:
-    """Headings with no text below them (of tables, galleries, lists of references) go."""
-    kept: list[str] = []
-    for line in reversed(lines):
-        if line.startswith(_HEADING):
-            below = next((other for other in reversed(kept) if other), _HEADING)
-            if below.startswith(_HEADING):
-                continue
-        kept.append(line)
-    return [line.removeprefix(_HEADING) for line in reversed(kept)]

@@ -170,7 +170,8 @@ def measure_and_show(
         )  # fmt: skip
         if foreign:
             hangul = counted.hangul[own] + counted.jamo[own]
-            for row in np.flatnonzero(hangul < foreign * counted.letters[own]).tolist():
+            few = hangul < foreign * np.maximum(counted.letters[own], 1)
+            for row in np.flatnonzero(few & (counted.letters[own] > 0)).tolist():
                 shown.beginnings[piece.first + row] = piece.text(row, BEGINNING)
     return shown
 
@@ -237,8 +238,8 @@ def _count(  # type: ignore[no-untyped-def]
     for row in range(rows):
         mask = _cleared(table, row_lines[row + 1] - row_lines[row])
         classed[:] = 0
-        lines = duplicate = replaced = high = begun = total = syllables = 0
-        sentences = np.int64(0)
+        lines = replaced = high = begun = syllables = 0
+        sentences = duplicate = total = np.int64(0)
         before = words
         pair = np.int64(0)
         first = second = False  # whether a phrase begins with the last character, the one before

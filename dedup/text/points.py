@@ -63,9 +63,11 @@ def decoded(
         ends.append(max(ends[-1] + 1, int(np.searchsorted(offsets, most, "right")) - 1))
     rows = int(np.diff(ends).max(initial=0))
     room = max(_PIECE, longest(offsets)) + rows
+    per_row = [np.empty(rows + 1, np.int64) for _ in range(4)]
     piece = Points(
-        0, 0, np.empty(room, np.uint32), *(np.empty(rows + 1, np.int64) for _ in range(4)),
-        np.empty(room, np.int64), np.empty(room, np.uint16),
+        first=0, rows=0, points=np.empty(room, np.uint32), starts=per_row[0], lengths=per_row[1],
+        spaces=per_row[2], lines=per_row[3], line_ends=np.empty(room, np.int64),
+        line_flags=np.empty(room, np.uint16),
     )  # fmt: skip
     for first, end in pairwise(ends):
         piece.first, piece.rows = first, end - first

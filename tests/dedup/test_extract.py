@@ -89,3 +89,56 @@ def test_real_pages_keep_their_text_whatever_their_headers_say(shared_data: Path
         if pages == 250:
             break
     assert pages == 250
+
+
+PROSE = "오래된 우물 둘레에 아이들이 모여 앉아 할머니의 이야기를 듣던 저녁을 아직도 기억한다."
+
+
+def test_a_list_of_prose_near_the_body_stays_and_a_list_of_links_goes() -> None:
+    items = "".join(f"<li><p>{n}째로, {PROSE}</p></li>" for n in ("첫", "둘", "셋"))
+    links = "".join(f'<li><a href="/{n}">차림표 {n}</a></li>' for n in range(9))
+    for around in ("{}", "<div>{}</div>", "<div><div>{}</div></div>"):
+        body = around.format(f"<ul>{links}</ul><h1>우물</h1><p>{PROSE}</p><ul>{items}</ul>")
+        text = extract(f"<html><body>{body}</body></html>".encode()).text
+        assert text.count("째로") == 3
+        assert "차림표" not in text
+
+
+def test_a_boxed_text_called_sidebar_stays_and_a_bar_of_links_goes() -> None:
+    links = "".join(f'<a href="/{n}">지난 글 {n}</a> ' for n in range(20))
+    box = f'<div class="sidebar"><p><strong>토막글</strong> 낱말</p><p>{PROSE * 3}</p></div>'
+    bar = f'<div class="sidebar"><p>{links}</p></div>'
+    page = f"<html><body><h1>우물</h1><p>{PROSE}</p>{box}<p>{PROSE}</p>{bar}</body></html>"
+    text = extract(page.encode()).text
+    assert "토막글" in text
+    assert "지난 글" not in text
+
+
+def test_a_page_inside_one_form_keeps_its_text_and_still_loses_its_navigation() -> None:
+    menu = '<div id="gnb"><ul><li><a href="/">첫화면</a></li></ul></div>'
+    page = (
+        f'<html><body><form id="aspnetForm">{menu}<div><h1>알림</h1><p>{PROSE}</p><p>{PROSE}</p>'
+        '<input value="찾기"><select><option>고르기</option></select></div></form></body></html>'
+    )
+    text = extract(page.encode()).text
+    assert text.count("우물") == 2
+    assert not [word for word in ("첫화면", "찾기", "고르기") if word in text]
+
+
+def test_scripts_longer_than_the_text_do_not_bring_the_navigation_back() -> None:
+    script = f"<script>var data = {'[1,2,3],' * 3000}</script>"
+    menu = '<div class="related_articles"><p>함께 볼 글</p></div>'
+    page = f"<html><body>{script}{menu}<div><h1>우물</h1><p>{PROSE}</p></div></body></html>"
+    text = extract(page.encode()).text
+    assert "우물" in text
+    assert "함께" not in text
+
+
+def test_the_header_of_the_site_goes_and_that_of_the_article_stays() -> None:
+    page = (
+        "<html><body><header><a href='/'>가람신문 7.4</a></header><div><article><header><h1>우물 이야기</h1>"
+        f"<p>글 홍길동</p></header><p>{PROSE}</p></article></div></body></html>"
+    )
+    text = extract(page.encode()).text
+    assert "우물 이야기" in text
+    assert "가람신문" not in text

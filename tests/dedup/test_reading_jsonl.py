@@ -299,3 +299,24 @@ def test_arrow_batches_keep_the_schema_and_valid_utf8(tmp_path: Path) -> None:
     for item in jsonl.read(local_file(str(path), "a"), source(path)):
         if isinstance(item, jsonl.Arrow):
             pa.Table.from_batches([item.batch]).validate(full=True)
+
+
+def test_a_text_file_above_the_limit_is_told_as_that_and_not_as_truncated(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("긴 글 " * 2000)
+    (tmp_path / "b.txt").write_text(TEXT)
+    rows, failed = rows_of(Dedup(sources=[source(tmp_path)], max_record=10_000))
+    assert [row["text"] for row in rows] == [TEXT]
+    assert [failure.error for failure in failed] == [
+        "is longer than 10,000 bytes (dedup.max_record)"
+    ]
+    assert failed[0].raw
+
+
+def test_a_task_holds_a_bounded_number_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dedup.plan._FILES", 7)
+    for number in range(20):
+        (tmp_path / f"{number:02}.txt").write_text(f"{number} {TEXT}")
+    tasks = plan(Dedup(sources=[source(tmp_path)]))
+    assert [len(task.parts) for task in tasks] == [7, 7, 6]
