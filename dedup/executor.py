@@ -45,10 +45,11 @@ _PATIENCE = 2.0  # seconds a worker has to end before it is killed
 @dataclass(frozen=True)
 class Cluster:
     """A Ray cluster: its address (auto: the one of this machine, or a new one on it) and the most
-    tasks to have out at a time (None: what its cores take)."""
+    tasks to have out at a time (None: what its cores take). section: of the config, for errors."""
 
     address: str = "auto"
     tasks: int | None = None
+    section: str = "dedup"
 
 
 def run_tasks(

@@ -31,6 +31,7 @@ from dedup.clean import Cleaned, Cleaning, clean_task
 from dedup.copies.against import Earlier
 from dedup.copies.duplicates import find_duplicates
 from dedup.copies.index_writer import write_index
+from dedup.copies.room import MANY
 from dedup.funnel import FIRST, LAST
 from dedup.publish import Published, Publishing, publish_task
 from dedup.read import Task
@@ -40,7 +41,6 @@ from dedup.text.filters import near_for
 
 PATIENCE = 12.0  # seconds after which no further piece is read; what follows takes about as long
 _START = 5.0  # seconds until the workers of all passes are there
-_MANY = 20_000_000  # documents from which band keys are held on disk (dedup.on_disk: auto)
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,9 @@ class _Later:
         for name in ("documents", "removed", "failed"):
             (out / name).mkdir(parents=True)
         work, dedup = self.work, self.dedup
-        found = find_duplicates(tasks, dedup, work, self.earlier, workers=1, say=_unsaid)
+        find_duplicates(tasks, dedup, work, self.earlier, workers=1, say=_unsaid)
         self.published = [
-            publish_task(
-                Publishing(task, dedup, work, out, found.renamed.get(str(task.index), {})), _nothing
-            )
-            for task in tasks
+            publish_task(Publishing(task, dedup, work, out), _nothing) for task in tasks
         ]
         write_index(
             tasks, dedup, work, out / "index", self.earlier.folders(), workers=1, say=_unsaid
@@ -327,10 +324,10 @@ def _costs(
 
 
 def _held(dedup: Dedup, documents: float) -> float:
-    """Bytes held per document while copies are sought (duplicates.py): 600 with 25 bands."""
-    on_disk = documents >= _MANY if dedup.on_disk == "auto" else dedup.on_disk
+    """Bytes held per document while copies are sought (duplicates.py): 350 with 25 bands."""
+    on_disk = documents >= MANY if dedup.on_disk == "auto" else dedup.on_disk
     bands = [near.banding[0] for source in dedup.sources if (near := near_for(source, dedup))]
-    return 200.0 if on_disk or not bands else 200.0 + 16 * max(bands)
+    return 32.0 if on_disk else 150.0 + 8 * max(bands, default=0)
 
 
 def _most_memory() -> float:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from configs.files import atomic, write_json
 from configs.schema import Dedup
 from dedup.clean import EXAMPLE_CHARACTERS, EXAMPLES, read_work
+from dedup.copies.names import new_ids, suffix_path
 from dedup.copies.outcome import REASONS
 from dedup.documents import REMOVED_SCHEMA, SCHEMA, as_batch, parquet_writer, split_of
 from dedup.executor import Tell
@@ -41,13 +43,12 @@ _NEAR_CHARACTERS = 20_000
 
 @dataclass(frozen=True)
 class Publishing:
-    """One task and where its output goes. renamed: {record: id} of ids that occurred before."""
+    """One task and where its output goes."""
 
     task: Task
     dedup: Dedup
     work: Path
     out: Path
-    renamed: dict[str, str]
 
     def __str__(self) -> str:
         return f"{self.out / 'documents' / f'{self.task.index:05}.parquet'}"
@@ -83,14 +84,16 @@ def publish_task(item: Publishing, tell: Tell) -> Published:
     with ExitStack() as files:
         documents = _Rows(files, item.out / "documents" / f"{name}.parquet", SCHEMA)
         removed = _Rows(files, item.out / "removed" / f"{name}.parquet", REMOVED_SCHEMA)
-        with pq.ParquetFile(item.work / f"{name}.removed.parquet") as file:
-            for batch in file.iter_batches(use_threads=False):
-                removed.add(_renamed(batch, item.renamed))
+        for batch in _removed_before(item):
+            removed.add(batch)
         for batch, outcome in _beside(item):
-            stays = pc.is_null(outcome["step"])
-            documents.add(_documents(item, batch.filter(stays), outcome.filter(stays), done))
-            gone = pc.invert(stays)
-            removed.add(_duplicates(item, batch.filter(gone), outcome.filter(gone), done))
+            if outcome["step"].null_count == batch.num_rows:  # spares a copy of all texts
+                documents.add(_documents(item, batch, outcome, done))
+            else:
+                stays = pc.is_null(outcome["step"])
+                documents.add(_documents(item, batch.filter(stays), outcome.filter(stays), done))
+                gone = pc.invert(stays)
+                removed.add(_duplicates(item, batch.filter(gone), outcome.filter(gone), done))
             tell(batch.num_rows)
         documents.close()
         removed.close()
@@ -136,13 +139,18 @@ def _beside(item: Publishing) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]
         row += batch.num_rows
 
 
-def _renamed(batch: pa.RecordBatch, renamed: dict[str, str]) -> pa.RecordBatch:
+def _removed_before(item: Publishing) -> Iterator[pa.RecordBatch]:
     """Rows of the first pass's audit trail, under the ids they have now."""
-    columns: dict[str, Any] = {name: batch[name] for name in REMOVED_SCHEMA.names}
-    if renamed:
-        pairs = zip(batch["record"].to_pylist(), batch["id"].to_pylist(), strict=True)
-        columns["id"] = [renamed.get(str(record), name) for record, name in pairs]
-    return as_batch(columns, REMOVED_SCHEMA)
+    path = suffix_path(item.work, item.task.index)
+    suffix = np.load(path) if path.exists() else None
+    row = 0
+    with pq.ParquetFile(item.work / f"{item.task.index:05}.removed.parquet") as file:
+        for batch in file.iter_batches(use_threads=False):
+            columns: dict[str, Any] = {name: batch[name] for name in REMOVED_SCHEMA.names}
+            if suffix is not None:
+                columns["id"] = new_ids(batch["id"], suffix[row : row + batch.num_rows])
+            row += batch.num_rows
+            yield as_batch(columns, REMOVED_SCHEMA)
 
 
 def _documents(

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.errors import InputError, missing_extra
-from configs.schema import Dedup
+from configs.schema import Dedup, Tokenizer
 from dedup.executor import Cluster, Tell, WorkerError, attempt
 
 Item = TypeVar("Item")
@@ -41,16 +41,18 @@ _PATIENCE = 10.0  # seconds a cluster has to answer
 _AHEAD = 2  # tasks handed out per core, so that none waits for this process
 
 
-def cluster_of(dedup: Dedup) -> Cluster | None:
-    """The cluster a config asks for; None for local processes.
+def cluster_of(settings: Dedup | Tokenizer) -> Cluster | None:
+    """The cluster a stage's settings ask for; None for local processes.
 
     Raises InputError, before anything heavy is imported, where Ray is not installed.
     """
-    if dedup.engine == "local":
+    if settings.engine == "local":
         return None
+    section = "dedup" if isinstance(settings, Dedup) else "tokenizer"
     if importlib.util.find_spec("ray") is None:
-        raise InputError(f"dedup.engine: {missing_extra('ray', 'cluster')}; or set it to local")
-    return Cluster(dedup.address, None if dedup.workers == "auto" else dedup.workers)
+        raise InputError(f"{section}.engine: {missing_extra('ray', 'cluster')}; or set it to local")
+    tasks = None if settings.workers == "auto" else settings.workers
+    return Cluster(settings.address, tasks, section)
 
 
 def connect(cluster: Cluster) -> Any:
@@ -68,8 +70,8 @@ def connect(cluster: Cluster) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"dedup.address: no Ray cluster answers at {cluster.address} ({said}); start one with "
-            "`ray start --head`, or set address to auto"
+            f"{cluster.section}.address: no Ray cluster answers at {cluster.address} ({said}); start "
+            "one with `ray start --head`, or set address to auto"
         ) from error
     return ray
 

@@ -138,7 +138,7 @@ def summarise(tasks: list[Task], dedup: Dedup, work: Path, documents: Path) -> R
     report.lengths_out = _by_number(lengths_out)
     report.scripts = dict(scripts.most_common())
     report.near = found.near
-    report.renamed_ids = sum(len(records) for records in found.renamed.values())
+    report.renamed_ids = found.renamed_ids
     _balance(report)
     return report
 

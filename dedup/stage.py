@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError, is_no_space
-from configs.files import read_json, write_json
+from configs.files import read_json, remove_leftovers, write_json
 from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from configs.schema import Config, Dedup, Section
 from dedup.clean import Cleaned, Cleaning, clean_task, mark_of
 from dedup.copies.against import Earlier
-from dedup.copies.duplicates import Duplicates, find_duplicates
+from dedup.copies.duplicates import find_duplicates
 from dedup.copies.index_writer import write_index
 from dedup.executor import Cluster, run_tasks
 from dedup.funnel import Tally
@@ -41,8 +41,9 @@ from dedup.publish import Published, Publishing, publish_task, published_mark
 from dedup.ray_engine import cluster_of, need_shared_folder
 from dedup.read import Task, plan
 from dedup.report import Report, summarise
+from dedup.text.custom import code_digest
 
-_FORMAT = 4
+_FORMAT = 5
 """Of the work files. A change makes unfinished runs start again."""
 
 _LIMIT_OF = {
@@ -64,8 +65,9 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
     """Run the data stage in the run folder; on a finished one of the same config, read its report.
 
     Goes on where an earlier call with the same config and input was stopped. Raises InputError for
-    sources that match nothing, for earlier runs without a fitting index, for a corpus of which nothing
-    is left, for a full disk, and for a folder that holds the finished output of another config.
+    sources that match nothing, for custom filters that are not there, for earlier runs without a
+    fitting index, for a corpus of which nothing is left, for a full disk, and for a folder that holds
+    the finished output of another config.
     """
     if config.dedup is None:
         raise InputError("dedup: is missing in the config; give it sources")
@@ -79,7 +81,9 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         report = Report.read(out / "report.json")
         if report.digest != digest:
             raise InputError(
-                f"{out}: holds the finished output of another config; move it away, or set another dir"
+                f"{out}: holds the finished output of another config"
+                f"{' or of an earlier custom filter' if dedup.custom_filters else ''}; move it away, "
+                "or set another dir"
             )
         shutil.rmtree(work, ignore_errors=True)
         return report
@@ -96,8 +100,8 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
             need_shared_folder(cluster, work)
         _clean(tasks, dedup, work, workers, cluster, say)
         something_left(tasks, work)
-        renamed = _duplicates(tasks, dedup, work, earlier, workers, cluster, say)
-        published = _publish(tasks, dedup, work, out, renamed, workers, cluster, say)
+        _duplicates(tasks, dedup, work, earlier, workers, cluster, say)
+        published = _publish(tasks, dedup, work, out, workers, cluster, say)
         indexed = _index(tasks, dedup, work, out, earlier, workers, cluster, say)
         report = summarise(tasks, dedup, work, out / "documents")
         report.digest = digest
@@ -153,16 +157,14 @@ def _duplicates(
     workers: int,
     cluster: Cluster | None,
     log: Log,
-) -> dict[str, dict[str, str]]:
-    mark = work / "duplicates.json"
-    if mark.exists():
-        return Duplicates(**read_json(mark)).renamed
+) -> None:
+    if (work / "duplicates.json").exists():
+        return
 
     def say(step: str, done: float, total: float) -> None:
         log(Progress("dedup", step, done, total, "documents" if step == "near" else "tasks"))
 
-    found = find_duplicates(tasks, dedup, work, earlier, workers=workers, say=say, cluster=cluster)
-    return found.renamed
+    find_duplicates(tasks, dedup, work, earlier, workers=workers, say=say, cluster=cluster)
 
 
 def _publish(
@@ -170,7 +172,6 @@ def _publish(
     dedup: Dedup,
     work: Path,
     out: Path,
-    renamed: dict[str, dict[str, str]],
     workers: int,
     cluster: Cluster | None,
     log: Log,
@@ -196,7 +197,7 @@ def _publish(
         log(Progress("dedup", "publish", done, len(tasks), "files", funnel=funnel))
 
     tell()
-    items = [Publishing(task, dedup, work, out, renamed.get(str(task.index), {})) for task in left]
+    items = [Publishing(task, dedup, work, out) for task in left]
     run_tasks(publish_task, items, workers, cluster=cluster, on_done=finished, on_tick=tell)
     return time.monotonic() - begin
 
@@ -237,13 +238,15 @@ def _begin(out: Path, work: Path, planned: dict[str, Any]) -> None:
         work.mkdir(parents=True)
         write_json(mark, planned)
     for place in (out, work, out / "documents", out / "removed", out / "failed"):
-        for half in place.glob(".*.tmp"):
-            half.unlink(missing_ok=True)
+        remove_leftovers(place)
 
 
 def _digest(dedup: Dedup) -> str:
-    """Of every key that affects the output."""
-    text = json.dumps(_affecting(dedup), sort_keys=True, ensure_ascii=False)
+    """Of every key that affects the output, and of the code of custom filters."""
+    affecting = _affecting(dedup)
+    if dedup.custom_filters:
+        affecting["custom_filters_code"] = code_digest(dedup.custom_filters)
+    text = json.dumps(affecting, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -160,3 +160,16 @@ def encode(code, out, at):  # type: ignore[no-untyped-def]
     out[at + 2] = 0x80 | code >> 6 & 0x3F
     out[at + 3] = 0x80 | code & 0x3F
     return at + 4
+
+
+def mended(texts: pa.Array) -> pa.LargeStringArray:
+    """Texts with U+FFFD for what is not UTF-8, such as lone surrogates in a file that others wrote."""
+    texts = texts.cast(pa.large_string())
+    offsets, data = buffers(texts)
+    if is_utf8(data[offsets[0] : offsets[-1]]):
+        return texts
+    raw = texts.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+        [None if text is None else text.decode("utf-8", "replace") for text in raw],
+        pa.large_string(),
+    )

@@ -69,8 +69,12 @@ def inputs_of(config: Config, lineage: Lineage, stage: str, earlier: Entry | Non
         from dedup.documents import document_files
 
         inputs["files"] = file_digests(document_files(section.documents), before)
-    else:
+    elif stage == "pretrain" or not section.counts or config.dedup is not None:
         inputs["dedup"] = _finished(config, lineage, "dedup", stage)
+    if stage == "tokenizer" and section.counts:
+        from dedup.documents import document_files
+
+        inputs["counts"] = [_folder_digest(str(path)) for path in document_files(section.counts)]
     if stage == "pretrain":
         if section.tokenizer:
             inputs["tokenizer"] = _folder_digest(section.tokenizer)
@@ -86,6 +90,7 @@ def _data_files(config: Config) -> list[Path]:
     assert config.dedup is not None
     from dedup.copies.against import manifests
     from dedup.read import plan
+    from dedup.text.custom import filter_files
     from dedup.text.evaluation_files import evaluation_files
 
     mistakes: list[str] = []
@@ -100,6 +105,10 @@ def _data_files(config: Config) -> list[Path]:
         mistakes += error.lines
     try:
         paths += map(str, manifests(config.dedup))
+    except InputError as error:
+        mistakes += error.lines
+    try:
+        paths += map(str, filter_files(config.dedup.custom_filters))
     except InputError as error:
         mistakes += error.lines
     if mistakes:

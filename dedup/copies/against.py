@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from configs.errors import InputError
 from configs.schema import Dedup
+from dedup.copies.bands import band_keys
 from dedup.copies.index import Index, Signed, Signing, manifest_path, packing, read_manifest
+from dedup.copies.room import Room
 from dedup.copies.set_file import Part
 from dedup.text.filters import near_for
 
@@ -42,6 +44,10 @@ def manifests(dedup: Dedup) -> list[Path]:
     if mistakes:
         raise InputError(mistakes)
     return [manifest_path(Path(run)) for run in dedup.against]
+
+
+_ROWS = 65_536
+"""Signatures that are copied at a time."""
 
 
 @dataclass
@@ -136,43 +142,51 @@ class Earlier:
         bands: Sequence[NDArray[np.uint64]],
         sketches: NDArray[np.uint8],
         least: int,
+        room: Room,
     ) -> Candidates:
         """Earlier documents that share a band with a new one and agree with it on ≥ `least` minima.
 
         bands: the new documents' keys, one array per band. sketches: the low bytes of their minima,
-        [documents, permutations].
+        [documents, permutations]. What is found is held in `room`.
         """
-        documents, signatures, parts = [], [], []
+        documents, parts, found = [], [], []
         count = 0
         for number, index in enumerate(self.indexes):
             pool = next(pool for pool in index.pools if pool.signing == signing)
             members = _candidates(pool, bands, sketches, least)
             rows = pool.members[members].astype(np.int64)
-            room = pool.shingles[members].astype(np.int64)
+            shingles = pool.shingles[members].astype(np.int64)
             at = 0
             for path, inside in index.places(rows):
                 end = at + len(inside)
                 numbers = np.arange(count + at, count + end)
-                parts.append(Part(path, inside, numbers, int(room[at:end].sum())))
+                parts.append(Part(path, inside, numbers, int(shingles[at:end].sum())))
                 at = end
             documents.append(rows + self.first[number])
-            signatures.append(np.array(pool.signatures[members]))
+            found.append((pool, members))
             count += len(members)
-        empty = np.zeros((0, signing.permutations), np.uint32)
-        return Candidates(
-            np.concatenate([np.zeros(0, np.int64), *documents]),
-            np.concatenate([empty, *signatures]),
-            parts,
-        )
+        keys = room.empty((signing.bands, count), np.uint64)
+        low = room.empty((count, signing.permutations), np.uint8)
+        at = 0
+        for pool, members in found:
+            for begin in range(0, len(members), _ROWS):
+                signatures = np.array(pool.signatures[members[begin : begin + _ROWS]])
+                end = at + len(signatures)
+                keys[:, at:end] = band_keys(signatures, signing.bands, signing.rows)
+                low[at:end] = signatures
+                at = end
+        return Candidates(np.concatenate([np.zeros(0, np.int64), *documents]), keys, low, parts)
 
 
 @dataclass
 class Candidates:
-    """Earlier documents that may be near to new ones: their numbers in `Earlier`, ascending; their
-    signatures, uint32 [candidates, permutations]; and where their texts are."""
+    """Earlier documents that may be near to new ones: their numbers in `Earlier`, ascending; their band
+    keys, uint64 [bands, candidates]; the low bytes of their minima, [candidates, permutations]; and
+    where their texts are."""
 
     documents: NDArray[np.int64]
-    signatures: NDArray[np.uint32]
+    keys: NDArray[np.uint64]
+    sketches: NDArray[np.uint8]
     parts: list[Part]
 
 

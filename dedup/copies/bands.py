@@ -12,6 +12,10 @@ part in the sort, so the whole keys are compared inside each run. Two unequal ba
 n² / 2⁶⁵ times (less than once in the 25 bands of a billion documents), which proposes a pair too many
 and never removes a document.
 
+Keys come in the order in which signatures lie in files, and documents are named by their order of
+worth: so keys are written one after the other, not scattered, which on a disk is the difference
+between minutes and days.
+
 Source: J. Leskovec, A. Rajaraman, J. Ullman, "Mining of Massive Datasets", chapter 3.4.
 """
 
@@ -26,6 +30,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dedup.copies.room import Room
+
 
 class Buckets(NamedTuple):
     """Who shares a bucket with whom, seen from the documents.
@@ -38,25 +44,22 @@ class Buckets(NamedTuple):
     of: NDArray[np.int32]
     room: NDArray[np.int64]
 
-    def compact(self) -> tuple[NDArray[np.int64], Buckets]:
-        """The documents that are in any bucket, ascending, and the buckets seen from these alone.
-
-        Document k of the new buckets is documents[k]: what is held per document need not be held
-        for the others, which are most of a corpus.
-        """
-        inside = self.documents
-        start = np.append(self.start[inside], self.start[-1:])
-        return inside, Buckets(start, self.of, self.room)
-
-    @property
-    def documents(self) -> NDArray[np.int64]:
-        """The documents that are in any bucket, ascending."""
-        return np.flatnonzero(np.diff(self.start))
-
     @property
     def largest(self) -> int:
         """Documents in the largest bucket."""
-        return int(np.diff(self.room).max(initial=0))
+        return int(_largest(self.room))
+
+
+class Grouped(NamedTuple):
+    """The documents that are in any bucket, and the buckets seen from these alone.
+
+    Most of a corpus is in none: what is held per document need not be held for those. inside: the
+    documents, ascending; document k of the buckets is inside[k]. number: k by document, or −1.
+    """
+
+    inside: NDArray[np.int32]
+    number: NDArray[np.int32]
+    buckets: Buckets
 
 
 def band_keys(
@@ -68,51 +71,78 @@ def band_keys(
     return keys
 
 
-def group(keys: Iterable[NDArray[np.uint64]], documents: int, *, workers: int = 1) -> Buckets:
+def group(
+    keys: Iterable[NDArray[np.uint64]],
+    documents: int,
+    *,
+    document_of: NDArray[np.int32] | None = None,
+    workers: int = 1,
+    room: Room | None = None,
+) -> Grouped:
     """Buckets of `documents` documents from the keys of one band after the other.
 
-    The position of a document in a band's keys is its number. `workers` bands are sorted at a time.
-    Memory beyond the result: 22 bytes per document for each of those, and four bytes per entry and
-    per bucket. Raises OverflowError for more than 2³¹ buckets.
+    document_of: whose key is at each place, a permutation; None: document d's is at place d.
+    `workers` bands are sorted at a time. Memory beyond the result: 8 bytes per document for each of
+    those, 4 for the places and 4 more where `document_of` is None, and in `room` four bytes per entry and
+    bucket. Raises OverflowError for more than 2³¹ buckets.
     """
+    room = room or Room()
+    if document_of is None:
+        document_of = np.arange(documents, dtype=np.int32)
+    place_of = room.empty(documents, np.int32)
+    _invert(document_of, place_of)
     found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
     waiting: deque[Future[tuple[NDArray[np.int32], NDArray[np.int32]]]] = deque()
     with ThreadPoolExecutor(workers) as threads:
         for band in keys:
             if len(waiting) == workers:
                 found.append(waiting.popleft().result())
-            waiting.append(threads.submit(_in_one_band, band))
+            waiting.append(threads.submit(_in_one_band, band, document_of, place_of, room))
             del band
         while waiting:
             found.append(waiting.popleft().result())
+    del place_of
     buckets = sum(len(sizes) for _, sizes in found)
     if buckets >= 2**31:
         raise OverflowError("more than 2³¹ buckets; split the corpus")
-    start = np.zeros(documents + 1, np.int64)
+    number = room.full(documents, 0, np.int32)
     for members, _ in found:
-        _count(members, start)
+        _mark(members, number)
+    inside = room.empty(_count(number), np.int32)
+    _enumerate(number, inside)
+    start = room.full(len(inside) + 1, 0, np.int64)
+    for members, _ in found:
+        _entries(members, number, start)
     np.cumsum(start, out=start)
-    of = np.empty(int(start[-1]), np.int32)
-    room = np.zeros(buckets + 1, np.int64)
-    fill = start[:-1].copy()
+    of = room.empty(int(start[-1]), np.int32)
+    size = room.full(buckets + 1, 0, np.int64)
+    fill = room.empty(len(inside), np.int64)
+    fill[:] = start[:-1]
     first = 0
     while found:
         members, sizes = found.pop(0)
-        np.cumsum(sizes, out=room[first + 1 : first + len(sizes) + 1])
-        room[first + 1 : first + len(sizes) + 1] += room[first]
-        _place(members, sizes, first, fill, of)
+        np.cumsum(sizes, out=size[first + 1 : first + len(sizes) + 1])
+        size[first + 1 : first + len(sizes) + 1] += size[first]
+        _place(members, sizes, first, number, fill, of)
         first += len(sizes)
-    return Buckets(start, of, room)
+    return Grouped(inside, number, Buckets(start, of, size))
 
 
-def _in_one_band(band: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _in_one_band(
+    band: NDArray[np.uint64],
+    document_of: NDArray[np.int32],
+    place_of: NDArray[np.int32],
+    room: Room,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The documents of each of a band's buckets, one bucket after the other, and how many."""
     shift = np.uint64(max(1, len(band).bit_length()))
-    packed = np.empty_like(band)
-    _pack(band, shift, packed)
+    packed = np.empty(len(band), np.uint64)
+    _pack(band, document_of, shift, packed)
     packed.sort()
-    members, sizes, entries, runs = _runs(band, packed, shift)
-    return members[:entries].copy(), sizes[:runs].copy()
+    entries, runs = _sizes(packed, shift)
+    members, sizes = room.empty(entries, np.int32), room.empty(runs, np.int32)
+    entries, runs = _runs(band, place_of, packed, shift, members, sizes)
+    return members[:entries], sizes[:runs]
 
 
 @njit(nogil=True, cache=True)
@@ -128,23 +158,39 @@ def _keys(signatures, bands, rows, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _pack(band, shift, packed):  # type: ignore[no-untyped-def]
+def _pack(band, document_of, shift, packed):  # type: ignore[no-untyped-def]
     """The high bits of each key over the number of its document."""
-    for document in range(len(packed)):
-        packed[document] = ((band[document] >> shift) << shift) | np.uint64(document)
+    for place in range(len(packed)):
+        packed[place] = ((band[place] >> shift) << shift) | np.uint64(document_of[place])
 
 
 @njit(nogil=True, cache=True)
-def _runs(band, packed, shift):  # type: ignore[no-untyped-def]
+def _sizes(packed, shift):  # type: ignore[no-untyped-def]
+    """At most so many (entries, buckets) are there."""
+    total = len(packed)
+    entries = 0
+    runs = 0
+    begin = 0
+    while begin < total:
+        end = begin + 1
+        while end < total and packed[end] >> shift == packed[begin] >> shift:
+            end += 1
+        if end - begin > 1:
+            entries += end - begin
+            runs += (end - begin) // 2
+        begin = end
+    return entries, runs
+
+
+@njit(nogil=True, cache=True)
+def _runs(band, place_of, packed, shift, members, sizes):  # type: ignore[no-untyped-def]
     """Members of every two or more equal keys, one bucket after the other, and the buckets' sizes.
 
-    Returns (members, sizes, entries, runs), the arrays longer than what is in them. Within a bucket
-    the documents ascend. `packed` is used up.
+    Returns (entries, runs): what is used of members and sizes. Within a bucket the documents ascend.
+    `packed` is used up.
     """
     low = (np.uint64(1) << shift) - np.uint64(1)
     total = len(packed)
-    members = np.empty(total, np.int32)
-    sizes = np.empty(total // 2, np.int32)
     entry = 0
     run = 0
     begin = 0
@@ -155,12 +201,12 @@ def _runs(band, packed, shift):  # type: ignore[no-untyped-def]
             end += 1
         left = end
         while left - begin > 1:  # once, unless keys agree in their high bits only
-            key = band[packed[begin] & low]
+            key = band[place_of[packed[begin] & low]]
             size = 0
             others = begin
             for i in range(begin, left):
                 member = packed[i] & low
-                if band[member] == key:
+                if band[place_of[member]] == key:
                     members[entry + size] = np.int32(member)
                     size += 1
                 else:
@@ -172,21 +218,62 @@ def _runs(band, packed, shift):  # type: ignore[no-untyped-def]
                 entry += size
             left = others
         begin = end
-    return members, sizes, entry, run
+    return entry, run
 
 
 @njit(nogil=True, cache=True)
-def _count(members, start):  # type: ignore[no-untyped-def]
+def _invert(document_of, place_of):  # type: ignore[no-untyped-def]
+    for place in range(len(document_of)):
+        place_of[document_of[place]] = np.int32(place)
+
+
+@njit(nogil=True, cache=True)
+def _mark(members, number):  # type: ignore[no-untyped-def]
     for member in members:
-        start[member + 1] += 1
+        number[member] = 1
 
 
 @njit(nogil=True, cache=True)
-def _place(members, sizes, first, fill, of):  # type: ignore[no-untyped-def]
+def _count(number):  # type: ignore[no-untyped-def]
+    count = 0
+    for one in number:
+        count += one
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _enumerate(number, inside):  # type: ignore[no-untyped-def]
+    """From 1 and 0 to the place among the ones, and −1."""
+    at = 0
+    for document in range(len(number)):
+        if number[document]:
+            number[document] = np.int32(at)
+            inside[at] = np.int32(document)
+            at += 1
+        else:
+            number[document] = np.int32(-1)
+
+
+@njit(nogil=True, cache=True)
+def _entries(members, number, start):  # type: ignore[no-untyped-def]
+    for member in members:
+        start[number[member] + 1] += 1
+
+
+@njit(nogil=True, cache=True)
+def _place(members, sizes, first, number, fill, of):  # type: ignore[no-untyped-def]
     entry = 0
     for run in range(len(sizes)):
         for _ in range(sizes[run]):
-            member = members[entry]
+            member = number[members[entry]]
             of[fill[member]] = np.int32(first + run)
             fill[member] += 1
             entry += 1
+
+
+@njit(nogil=True, cache=True)
+def _largest(room):  # type: ignore[no-untyped-def]
+    most = 0
+    for i in range(1, len(room)):
+        most = max(most, room[i] - room[i - 1])
+    return most

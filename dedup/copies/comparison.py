@@ -1,62 +1,77 @@
 """Documents that are signed alike, compared: bands propose, the exact similarity decides.
 
-In: the members (ranks in the order of worth), the signatures in the work files, and the indexes of
-earlier runs. Out: for each member what it goes for, and how alike the two are.
+In: which documents are compared, the signatures in the work files, and the indexes of earlier runs.
+Out: for each document what it goes for, and how alike the two are.
 
 Held are eight bytes per member and band; and of those that share a bucket one byte per permutation
-and, in a file that is mapped, their shingle sets. `on_disk` maps band keys and sketches too.
+and, in a file that is mapped, their shingle sets. `on_disk` maps all of it.
 
 The decision: the signatures are read twice, for the keys of all members and then for the sketches of
 those that share a bucket, which are few. Holding all sketches would cost a byte per permutation and
-document, reading them again costs a second per million.
+document, reading them again costs a second per million. Only where there are earlier runs are all
+sketches held: their documents are sifted by them before any of their texts is read.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from configs.banding import recall
 from configs.schema import Dedup, Near
 from dedup.clean import read_work
-from dedup.copies.against import Earlier
-from dedup.copies.bands import band_keys, group
-from dedup.copies.corpus import Corpus, words
+from dedup.copies.against import Candidates, Earlier
+from dedup.copies.bands import Grouped, band_keys, group
+from dedup.copies.corpus import Corpus, pieces, words
 from dedup.copies.index import Signing
-from dedup.copies.keep import select
+from dedup.copies.keep import Selection, select
 from dedup.copies.set_file import Part, write_sets
 from dedup.copies.verify import least_agreement
 from dedup.executor import Cluster
 from dedup.read import Task
 from dedup.text.filters import near_for
 
-MANY = 20_000_000
-"""Documents from which `on_disk: auto` holds band keys and sketches in files."""
-
 _BANDS = 4
-"""Bands sorted at a time where memory allows it: 22 bytes per document each."""
+"""Bands sorted at a time where memory allows it: 8 bytes per document each."""
 
 Say = Callable[[str, float, float], None]
 """Called with a step, how much of it is done, and of how much."""
 
 
-class Comparison:
-    """Documents that are signed alike, compared: `members` (ranks, ascending) by their places.
+class Found(NamedTuple):
+    """What a comparison found. inside: numbers in the selection, of which those below `ahead` are
+    earlier documents, number k being before[k], and ahead + p is that of the member at place p.
 
-    In the selection the earlier documents come first: numbers below `ahead` are theirs, number
-    ahead + p is that of members[p].
+    By the order in `inside`: chosen.reason (an order again, or −1) and chosen.similarity. ranks: of
+    the members, by place.
+    """
+
+    inside: NDArray[np.int32]
+    chosen: Selection
+    ahead: int
+    before: NDArray[np.int64]
+    ranks: NDArray[np.int32]
+
+
+class Comparison:
+    """Documents that are signed alike, compared.
+
+    The members are the documents of `pool` that are signed and, by rank, `alone`: the first with their
+    text. A member's place is its place among them in the order of worth; its position is its place
+    among them in the files.
     """
 
     def __init__(
         self,
         signing: Signing,
         pool: list[Task],
-        members: NDArray[np.int64],
+        alone: NDArray[np.bool_],
         corpus: Corpus,
         earlier: Earlier,
         dedup: Dedup,
@@ -67,181 +82,230 @@ class Comparison:
     ) -> None:
         self.signing = signing
         self.pool = pool
-        self.members = members
         self.corpus = corpus
+        self.room = corpus.room
         self.work = work
         self.workers = workers
         self.cluster = cluster
         self.say = say
-        self.place = np.full(corpus.documents, -1, np.int64)
-        self.place[members] = np.arange(len(members))
         self.near = [_near(task, dedup) for task in pool]
         self.thresholds = sorted({near.threshold for near in self.near})
         self.earlier = earlier
-        self.before = np.zeros(0, np.int64)  # numbers in `earlier` of those ahead
         self.figures: dict[str, int | float] = {}
-        self.mapped = len(members) >= MANY if dedup.on_disk == "auto" else dedup.on_disk
+        self.place = self.room.full(corpus.documents, 0, np.int32)  # by rank, −1: no member
+        self.first = np.zeros(len(pool) + 1, np.int64)  # position of a task's first member
+        for at, task in enumerate(pool):
+            ranks = corpus.ranks(task)
+            mine = ranks[(self._shingles(task) > 0) & alone[ranks]]
+            self.place[mine] = 1
+            self.first[at + 1] = self.first[at] + len(mine)
+        self.ranks = self.room.empty(int(self.first[-1]), np.int32)
+        _enumerate(self.place, self.ranks)
 
-    def run(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """For each member the number in the selection of what it goes for, or −1; and how alike."""
-        signing, count = self.signing, len(self.members)
+    def run(self) -> Found:
+        """Compare, and choose what stays; `figures` are those of the report."""
+        signing, members = self.signing, int(self.first[-1])
         bands = self._band_keys()
-        ahead = np.zeros((0, signing.permutations), np.uint32)
-        parts: list[Part] = []
+        near = None
         sketches = None
         if self.earlier.indexes:
             least = least_agreement(signing.permutations, self.thresholds[0])
-            sketches = self._sketches(np.arange(count))
-            candidates = self.earlier.near(signing, bands, sketches, least)
-            self.before, ahead, parts = (
-                candidates.documents, candidates.signatures, candidates.parts,
-            )  # fmt: skip
-        first = band_keys(ahead, signing.bands, signing.rows)
-
-        def one_by_one() -> Iterator[NDArray[np.uint64]]:
-            for number in range(signing.bands):
-                band = bands[number]
-                bands[number] = np.zeros(0, np.uint64)
-                yield np.concatenate([first[number], band]) if len(ahead) else band
-
-        total = len(ahead) + count
-        at_once = 1 if self.mapped else min(self.workers, _BANDS)
-        inside, buckets = group(one_by_one(), total, workers=at_once).compact()
-        new = inside[inside >= len(ahead)] - len(ahead)
-        old = inside[: len(inside) - len(new)]
-        low = ahead.astype(np.uint8)[old]
-        newer = self._sketches(new) if sketches is None else sketches[new]
-        del sketches
+            sketches = self._sketches()
+            near = self.earlier.near(signing, bands, sketches, least, self.room)
+        ahead = len(near.documents) if near is not None else 0
+        grouped = self._group(bands, near, ahead)
+        inside, number, buckets = grouped
+        old = int(np.searchsorted(inside, ahead))
         path = self.work / f"sets-{signing.shingle}.u64"
-        number = np.full(total, -1, np.int64)
-        number[inside] = np.arange(len(inside))
         sets = write_sets(
-            [*_renumbered(parts, number), *self._parts(number[len(ahead) :])],
+            [
+                *_renumbered(near.parts if near is not None else [], number),
+                *self._parts(number[ahead:], len(inside) - old),
+            ],
             len(inside),
             signing.shingle,
             path,
             workers=self.workers,
             say=lambda done, of: self.say("sets", done, of),
             cluster=self.cluster,
+            room=self.room,
         )
         chosen = select(
             buckets,
             sets,
-            np.concatenate([low, newer]) if len(low) else newer,
+            self._sketches_of(grouped, near, ahead, sketches),
             np.array([*self.thresholds, 1.0]),
-            np.concatenate([np.full(len(old), len(self.thresholds), np.uint8), self._setting(new)]),
+            self._settings(number[ahead:], len(inside)),
             workers=self.workers,
+            room=self.room,
             on_block=lambda done, total: self.say("near", done, total),
         )
         del sets
         path.unlink(missing_ok=True)
         self.figures = {
-            "documents": count,
+            "documents": members,
             "bands": signing.bands,
             "rows": signing.rows,
             "recall_at_threshold": round(
                 recall(self.thresholds[0], signing.bands, signing.rows), 6
             ),
-            "in_buckets": len(new),
+            "in_buckets": len(inside) - old,
             "buckets": len(buckets.room) - 1,
             "largest_bucket": buckets.largest,
             "pairs_met": chosen.compared,
             "pairs_verified": chosen.verified,
             "crowded_buckets": chosen.crowded,
-            "earlier_candidates": len(self.before),
+            "earlier_candidates": ahead,
         }
-        reason = np.full(count, -1, np.int64)
-        similarity = np.zeros(count)
-        gone = chosen.reason[len(old) :] >= 0
-        reason[new[gone]] = inside[chosen.reason[len(old) :][gone]]
-        similarity[new[gone]] = chosen.similarity[len(old) :][gone]
-        return reason, similarity
+        before = near.documents if near is not None else np.zeros(0, np.int64)
+        return Found(inside, chosen, ahead, before, self.ranks)
 
-    def named(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ranks of the selection's numbers; for those ahead, documents + their number in `earlier`."""
-        ahead = len(self.before)
-        outside = numbers < ahead
-        ranks = np.empty(len(numbers), np.int64)
-        ranks[outside] = self.corpus.documents + self.before[numbers[outside]]
-        ranks[~outside] = self.members[numbers[~outside] - ahead]
-        return ranks
+    def _shingles(self, task: Task) -> NDArray[np.uint32]:
+        return self.corpus.shingles[self.corpus.base[task.index] : self.corpus.base[task.index + 1]]
 
-    def _signatures(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint32]]]:
-        """Places and signatures of the members, batch by batch."""
-        for done, task in enumerate(self.pool):
-            self.say("bands", done, len(self.pool))
-            at = self.corpus.base[task.index]
-            for batch in read_work(self.work, task.index, ["signature"]):
-                places = self.place[self.corpus.rank_of[at : at + batch.num_rows]]
-                at += batch.num_rows
-                mine = places >= 0
-                yield (
-                    places[mine],
-                    words(batch["signature"], self.signing.permutations, "<u4")[mine],
-                )
+    def _places(self, task: Task) -> NDArray[np.int32]:
+        """The places of a task's documents, −1 for those that are no members."""
+        return self.place[self.corpus.ranks(task)]
+
+    def _group(
+        self, bands: list[NDArray[np.uint64]], near: Candidates | None, ahead: int
+    ) -> Grouped:
+        members = int(self.first[-1])
+        document_of = self.room.empty(ahead + members, np.int32)
+        document_of[:ahead] = np.arange(ahead)
+        for at, task in enumerate(self.pool):
+            places = self._places(task)
+            part = document_of[ahead + self.first[at] : ahead + self.first[at + 1]]
+            part[:] = places[places >= 0] + ahead
+
+        def one_by_one() -> Iterator[NDArray[np.uint64]]:
+            for number in range(self.signing.bands):
+                band = bands[number]
+                bands[number] = np.zeros(0, np.uint64)
+                if near is None or not ahead:
+                    yield band
+                    continue
+                whole = self.room.empty(ahead + members, np.uint64)
+                whole[:ahead], whole[ahead:] = near.keys[number], band
+                yield whole
+
+        return group(
+            one_by_one(),
+            ahead + members,
+            document_of=document_of,
+            workers=1 if self.room.mapped else min(self.workers, _BANDS),
+            room=self.room,
+        )
+
+    def _signatures(
+        self, step: Callable[[int, NDArray[np.int32], NDArray[np.uint32]], None]
+    ) -> None:
+        """Call step(position of the first, places, signatures) for every batch's members; in threads."""
+        done = 0
+
+        def one(at: int) -> None:
+            places = self._places(self.pool[at])
+            position, row = int(self.first[at]), 0
+            for batch in read_work(self.work, self.pool[at].index, ["signature"]):
+                inside = places[row : row + batch.num_rows]
+                row += batch.num_rows
+                mine = inside >= 0
+                if mine.any():
+                    values = words(batch["signature"], self.signing.permutations, "<u4")
+                    step(position, inside[mine], values if mine.all() else values[mine])
+                    position += int(mine.sum())
+
+        self.say("bands", 0, len(self.pool))
+        with ThreadPoolExecutor(self.workers) as threads:
+            for _ in threads.map(one, range(len(self.pool))):
+                done += 1
+                self.say("bands", done, len(self.pool))
 
     def _band_keys(self) -> list[NDArray[np.uint64]]:
-        shape = (self.signing.bands, len(self.members))
-        bands = list(self._array("bands.map", shape, np.uint64))
-        for places, signatures in self._signatures():
-            keys = band_keys(signatures, self.signing.bands, self.signing.rows)
+        """The members' keys, one array per band, by position."""
+        members = int(self.first[-1])
+        bands = [self.room.empty(members, np.uint64) for _ in range(self.signing.bands)]
+
+        def note(position: int, places: NDArray[np.int32], values: NDArray[np.uint32]) -> None:
+            keys = band_keys(values, self.signing.bands, self.signing.rows)
             for band, mine in zip(bands, keys, strict=True):
-                band[places] = mine
+                band[position : position + len(mine)] = mine
+
+        self._signatures(note)
         return bands
 
-    def _sketches(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The low byte of each minimum of the members at some places (ascending)."""
-        shape = (len(places), self.signing.permutations)
-        sketches = self._array("sketches.map", shape, np.uint8)
-        number = np.full(len(self.members), -1, np.int64)
-        number[places] = np.arange(len(places))
-        for at, signatures in self._signatures():
-            mine = number[at] >= 0
-            sketches[number[at][mine]] = signatures[mine]
-        return sketches
+    def _sketches(
+        self, number: NDArray[np.int32] | None = None, count: int = 0
+    ) -> NDArray[np.uint8]:
+        """The low byte of each minimum: of all members by position, or by the number (by place) of
+        the `count` members that have one."""
+        rows = int(self.first[-1]) if number is None else count
+        whole = self.room.empty((rows, self.signing.permutations), np.uint8)
 
-    def _array(self, name: str, shape: tuple[int, int], kind: type[np.generic]) -> NDArray[Any]:
-        """In memory, or in a mapped file of the work folder."""
-        size = shape[0] * shape[1] * np.dtype(kind).itemsize
-        if not self.mapped or not size:
-            return np.empty(shape, kind)
-        path = self.work / name
-        path.unlink(missing_ok=True)  # what maps an earlier one keeps it
-        with path.open("wb") as handle:
-            if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a SIGBUS
-                os.posix_fallocate(handle.fileno(), 0, size)
+        def note(position: int, places: NDArray[np.int32], values: NDArray[np.uint32]) -> None:
+            if number is None:
+                whole[position : position + len(values)] = values
             else:
-                handle.truncate(size)
-        return np.memmap(path, kind, mode="r+", shape=shape)
+                rows = number[places]
+                mine = rows >= 0
+                whole[rows[mine]] = values[mine]
 
-    def _setting(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Which of the thresholds the members at some places go at."""
-        of_task = np.zeros(len(self.corpus.base), np.uint8)
+        self._signatures(note)
+        return whole
+
+    def _sketches_of(
+        self,
+        grouped: Grouped,
+        near: Candidates | None,
+        ahead: int,
+        sketches: NDArray[np.uint8] | None,
+    ) -> NDArray[np.uint8]:
+        """The sketches of those in a bucket."""
+        inside, number, _ = grouped
+        if near is None or sketches is None:
+            return self._sketches(number, len(inside))
+        old = int(np.searchsorted(inside, ahead))
+        whole = self.room.empty((len(inside), self.signing.permutations), np.uint8)
+        for begin, end in pieces(old):
+            whole[begin:end] = near.sketches[inside[begin:end]]
+        for at, task in enumerate(self.pool):
+            places = self._places(task)
+            rows = number[ahead:][places[places >= 0]]
+            mine = rows >= 0
+            part = sketches[self.first[at] : self.first[at + 1]]
+            whole[rows[mine]] = part[mine]
+        return whole
+
+    def _settings(self, number: NDArray[np.int32], count: int) -> NDArray[np.uint8]:
+        """Which of the thresholds those in a bucket go at; earlier documents never do."""
+        setting = self.room.full(count, len(self.thresholds), np.uint8)
         for task, near in zip(self.pool, self.near, strict=True):
-            of_task[task.index] = self.thresholds.index(near.threshold)
-        return of_task[self.corpus.task[self.members[places]]]
+            places = self._places(task)
+            rows = number[places[places >= 0]]
+            setting[rows[rows >= 0]] = self.thresholds.index(near.threshold)
+        return setting
 
-    def _parts(self, number: NDArray[np.int64]) -> list[Part]:
-        """Where the texts of the members with a number are."""
-        parts = []
-        for task in self.pool:
-            base = self.corpus.base
-            ranks = self.corpus.rank_of[base[task.index] : base[task.index + 1]]
-            places = self.place[ranks]
-            rows = np.flatnonzero((places >= 0) & (number[places] >= 0))
-            if len(rows):
-                parts.append(
-                    Part(
-                        self.work / f"{task.index:05}.parquet",
-                        rows,
-                        number[places[rows]],
-                        int(self.corpus.shingles[ranks[rows]].sum()),
-                    )
-                )
-        return parts
+    def _parts(self, number: NDArray[np.int32], count: int) -> Iterator[Part]:
+        """Where the texts of the `count` members with a number (by place) are."""
+        rows_of, number_of = self.room.empty(count, np.int32), self.room.empty(count, np.int32)
+        end = 0
+        for task in self.pool if count else ():
+            places = self._places(task)
+            numbers = np.where(places >= 0, number[places], -1)
+            rows = np.flatnonzero(numbers >= 0)
+            if not len(rows):
+                continue
+            begin, end = end, end + len(rows)
+            rows_of[begin:end], number_of[begin:end] = rows, numbers[rows]
+            yield Part(
+                self.work / f"{task.index:05}.parquet",
+                rows_of[begin:end],
+                number_of[begin:end],
+                int(self._shingles(task)[rows].sum(dtype=np.int64)),
+            )
 
 
-def _renumbered(parts: list[Part], number: NDArray[np.int64]) -> list[Part]:
+def _renumbered(parts: list[Part], number: NDArray[np.int32]) -> list[Part]:
     """Parts of the earlier documents that are in a bucket, by their numbers there."""
     found = []
     for part in parts:
@@ -255,3 +319,16 @@ def _near(task: Task, dedup: Dedup) -> Near:
     near = near_for(dedup.sources[task.source], dedup)
     assert near is not None
     return near
+
+
+@njit(nogil=True, cache=True)
+def _enumerate(place, ranks):  # type: ignore[no-untyped-def]
+    """From 1 and 0, by rank, to the place among the ones, and −1."""
+    at = 0
+    for rank in range(len(place)):
+        if place[rank]:
+            place[rank] = np.int32(at)
+            ranks[at] = np.int32(rank)
+            at += 1
+        else:
+            place[rank] = np.int32(-1)

@@ -1,99 +1,111 @@
 """What the second pass knows of every document: its id, its place in the order of worth, its digest.
 
 In: the work files of the first pass. Out: a `Corpus`. The order of worth: quality of the source,
-quality, length, id. Texts and signatures stay in the files.
+quality, length, id. Texts and signatures stay in the files; what is held is wherever `Room` has it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.schema import Dedup
+from dedup.clean import read_work
+from dedup.copies.names import Names, Renamed, load_names, repeated_ids
+from dedup.copies.order import in_order
+from dedup.copies.room import Room
 from dedup.read import Task
-
-Renamed = dict[str, dict[str, str]]
-"""{task: {record: new id}} of ids that occurred before."""
 
 
 @dataclass
 class Corpus:
-    """Every document that is left; rank 0 is the best. Arrays by rank, but rank_of and ids by number.
+    """Every document that is left; rank 0 is the best.
 
     A document's number is its place in the work files, task after task; base[t] is the first of
-    task t.
+    task t. number_of is by rank; everything else is by number.
     """
 
     base: NDArray[np.int64]
-    rank_of: NDArray[np.int64]
-    ids: pa.Array
-    task: NDArray[np.int32]
+    rank_of: NDArray[np.int32]
+    number_of: NDArray[np.int32]
+    names: Names
     digest: NDArray[np.uint64]  # [documents, 2]
-    signed: NDArray[np.bool_]
-    shingles: NDArray[np.int64]
+    shingles: NDArray[np.uint32]  # 0: not signed
+    room: Room
 
     @property
     def documents(self) -> int:
         return len(self.rank_of)
 
-    def number_of(self) -> NDArray[np.int64]:
-        """The number of the document of each rank."""
-        numbers = np.empty(self.documents, np.int64)
-        numbers[self.rank_of] = np.arange(self.documents)
-        return numbers
+    def ranks(self, task: Task) -> NDArray[np.int32]:
+        """The ranks of a task's documents."""
+        return self.rank_of[self.base[task.index] : self.base[task.index + 1]]
+
+    def task_of(self, ranks: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The tasks that documents are of."""
+        return np.searchsorted(self.base, self.number_of[ranks], side="right") - 1
 
 
-def load_corpus(tasks: list[Task], dedup: Dedup, work: Path) -> tuple[Corpus, Renamed]:
-    """Read what is held of all documents; ids that occur again are made unique."""
+def load_corpus(tasks: Sequence[Task], dedup: Dedup, work: Path) -> tuple[Corpus, Renamed]:
+    """Read what is held of all documents; ids that occur again are made unique.
+
+    Raises OverflowError for 2³¹ documents and more.
+    """
     base = np.zeros(len(tasks) + 1, np.int64)
-    renamed = _repeated_ids(tasks, work)
-    columns = ["id", "quality", "characters", "digest", "shingles"]
-    if renamed:
-        columns.append("record")
-    parts: list[pa.Table] = []
     for task in tasks:
-        table = pq.read_table(work / f"{task.index:05}.parquet", columns=columns, use_threads=False)
-        base[task.index + 1] = base[task.index] + table.num_rows
-        weight = np.full(table.num_rows, dedup.sources[task.source].quality)
-        table = table.append_column("weight", pa.array(weight))
-        large = table["id"].cast(pa.large_string())
-        parts.append(table.set_column(table.schema.get_field_index("id"), "id", large))
-    whole = pa.concat_tables(parts)
-    parts.clear()
-    ids = one_array(whole["id"])
-    if renamed:
-        new = ids.to_pylist()
-        records = one_array(whole["record"]).to_numpy()
-        for task in tasks:
-            names = renamed.get(str(task.index), {})
-            for number in range(base[task.index], base[task.index + 1]) if names else ():
-                new[number] = names.get(str(records[number]), new[number])
-        ids = pa.array(new, pa.large_string())
-    whole = whole.set_column(whole.schema.get_field_index("id"), "id", ids)
-    order = pc.sort_indices(
-        whole,
-        sort_keys=[
-            ("weight", "descending"),
-            ("quality", "descending"),
-            ("characters", "descending"),
-            ("id", "ascending"),
-        ],
-    ).to_numpy()
-    order = order.astype(np.int64)
-    rank_of = np.empty(len(order), np.int64)
-    rank_of[order] = np.arange(len(order))
-    digest = words(one_array(whole["digest"]), 2, "<u8")[order]
-    shingles = one_array(whole["shingles"]).to_numpy()[order]
-    task_of = np.repeat(np.arange(len(tasks), dtype=np.int32), np.diff(base))[order]
-    return Corpus(base, rank_of, ids, task_of, digest, shingles > 0, shingles), renamed
+        rows = pq.read_metadata(work / f"{task.index:05}.parquet").num_rows
+        base[task.index + 1] = base[task.index] + rows
+    documents = int(base[-1])
+    if documents >= 2**31 - 1:
+        raise OverflowError("2³¹ documents and more; split the corpus")
+    room = Room.of(dedup, documents, work)
+    renamed = repeated_ids(tasks, work, room)
+    names = load_names(tasks, base, work, renamed, room)
+    renamed.write(tasks, base, work)
+    weights = sorted({source.quality for source in dedup.sources}, reverse=True)
+    weight = room.empty(documents if len(weights) > 1 else 0, np.uint32)
+    quality, length, shingles = (room.empty(documents, np.uint32) for _ in range(3))
+    digest = room.empty((documents, 2), np.uint64)
+    for task in tasks:
+        at = int(base[task.index])
+        for batch in read_work(work, task.index, ["quality", "characters", "digest", "shingles"]):
+            part = slice(at, at + batch.num_rows)
+            quality[part] = _descending(batch["quality"].to_numpy())
+            length[part] = np.uint32(2**32 - 1) - batch["characters"].to_numpy().astype(np.uint32)
+            digest[part] = words(batch["digest"], 2, "<u8")
+            shingles[part] = batch["shingles"].to_numpy()
+            at += batch.num_rows
+        if len(weight):
+            source = dedup.sources[task.source]
+            weight[base[task.index] : at] = weights.index(source.quality)
+    keys = [weight, quality, length] if len(weight) else [quality, length]
+    number_of = in_order(keys, names, documents, room)
+    del weight, quality, length, keys
+    rank_of = room.empty(documents, np.int32)
+    for begin, end in pieces(documents):
+        rank_of[number_of[begin:end]] = np.arange(begin, end, dtype=np.int32)
+    return Corpus(base, rank_of, number_of, names, digest, shingles, room), renamed
+
+
+def pieces(count: int, size: int = 1 << 20) -> Iterator[tuple[int, int]]:
+    """[begin, end) after [begin, end): what is done piece by piece needs no second whole array."""
+    for begin in range(0, count, size):
+        yield begin, min(begin + size, count)
+
+
+def _descending(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Numbers that ascend where the values descend; what is no number comes last."""
+    bits = np.ascontiguousarray(values + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    negative = bits >> np.uint32(31) > 0
+    ascending = np.where(negative, ~bits, bits | np.uint32(2**31))
+    return np.where(np.isnan(values), np.uint32(2**32 - 1), ~ascending)
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
@@ -110,49 +122,3 @@ def words(column: pa.Array, count: int, kind: str) -> NDArray[Any]:
     rows = column.offset + len(column)
     whole = np.frombuffer(values, kind, count=rows * count) if rows else np.zeros(0, kind)
     return whole.reshape(rows, count)[column.offset :]
-
-
-def first_of_equals(digest: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each document the first, in order of worth, with the same digest."""
-    if not len(digest):
-        return np.zeros(0, np.int64)
-    order = np.lexsort((digest[:, 1], digest[:, 0]))  # stable: best first among equals
-    ordered = digest[order]
-    fresh = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])
-    first = order[np.flatnonzero(fresh)][np.cumsum(fresh) - 1]
-    survivor = np.empty(len(digest), np.int64)
-    survivor[order] = first
-    return survivor
-
-
-def _repeated_ids(tasks: list[Task], work: Path) -> Renamed:
-    """New ids for all but the first of the records, kept or removed, that share one.
-
-    The first is that of the earliest task and record; the others get `~2`, `~3`, … after their id.
-    """
-    counted: Counter[str] = Counter()
-    tables = []
-    for task in tasks:
-        for name in (f"{task.index:05}.parquet", f"{task.index:05}.removed.parquet"):
-            table = pq.read_table(work / name, columns=["id", "record"], use_threads=False)
-            number = pa.array(np.full(table.num_rows, task.index, np.int32))
-            tables.append(table.append_column("task", number))
-    whole = pa.concat_tables(tables)
-    counts = whole.group_by("id").aggregate([("id", "count")])
-    twice = counts.filter(pc.greater(counts["id_count"], 1))["id"]
-    if not len(twice):
-        return {}
-    suffixed = counts.filter(pc.match_substring_regex(counts["id"], r"~\d+$"))["id"]
-    taken = set(suffixed.to_pylist())
-    repeated = whole.filter(pc.is_in(whole["id"], twice.combine_chunks()))
-    repeated = repeated.sort_by([("task", "ascending"), ("record", "ascending")])
-    renamed: Renamed = {}
-    for row in repeated.to_pylist():
-        name = row["id"]
-        counted[name] += 1
-        if counted[name] == 1:
-            continue
-        while f"{name}~{counted[name]}" in taken:
-            counted[name] += 1
-        renamed.setdefault(str(row["task"]), {})[str(row["record"])] = f"{name}~{counted[name]}"
-    return renamed

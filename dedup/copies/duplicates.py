@@ -8,9 +8,12 @@ Exact copies fall first: to an earlier run's document, or to the first of their 
 worth (corpus.py). What is left is compared within the sources that sign alike (same shingle,
 permutations, bands and rows; thresholds and modes may differ, a document goes at its own).
 
-What is held per document: its id, four numbers for the order, sixteen bytes of digest, eight per
-band, and a little more for those that share a bucket (comparison.py). Measured on a million documents
-with 25 bands of 128 permutations: 330 bytes per document at the peak, 200 with `on_disk`.
+What is held per document: its id, some numbers for the order, sixteen bytes of digest, eight per
+band, and a little more for those that share a bucket (comparison.py); with `on_disk` in files that are
+mapped (room.py), beside a word of eight bytes while something is sorted. Counted with 25 bands of 128
+permutations and a fifth of the documents in buckets (tests/dedup/copies/test_memory.py): 290 bytes per
+further document at the peak; with `on_disk` 18, 27 while the index is written, and the rest of the 290
+in mapped files.
 
 The decision: one deterministic pass in one process, threads where nothing is shared. The result
 depends on neither the number of workers nor the order of the tasks (only the `~2` that a repeated id
@@ -29,9 +32,11 @@ from configs.files import write_json
 from configs.schema import Dedup
 from dedup.copies.against import Earlier
 from dedup.copies.comparison import Comparison, Say
-from dedup.copies.corpus import first_of_equals, load_corpus
+from dedup.copies.corpus import load_corpus, pieces
 from dedup.copies.index import Signing
+from dedup.copies.order import first_of_equals
 from dedup.copies.outcome import (
+    Reasons,
     cluster_sizes,
     decide,
     largest_clusters,
@@ -49,14 +54,14 @@ class Duplicates:
 
     clusters: {documents in a cluster: clusters}, singles left out. similarities: {lower bound of a
     0.02 bin: removals}. largest: the clusters with most documents. near: figures of each comparison.
-    renamed: {task: {record: new id}} of ids that occurred before.
+    renamed_ids: records whose id occurred before.
     """
 
     clusters: dict[str, int] = field(default_factory=dict)
     similarities: dict[str, int] = field(default_factory=dict)
     largest: list[dict[str, str | int]] = field(default_factory=list)
     near: list[dict[str, int | float]] = field(default_factory=list)
-    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+    renamed_ids: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -75,37 +80,38 @@ def find_duplicates(
     Only the shingle sets are made on the cluster, where there is one.
     """
     found = Duplicates()
-    begin = time.perf_counter()
+    begin_at = time.perf_counter()
     say("exact", 0, len(tasks))
-    corpus, found.renamed = load_corpus(tasks, dedup, work)
-    documents = corpus.documents
-    survivor = first_of_equals(corpus.digest)
-    reason = np.arange(documents)
-    similarity = np.ones(documents)
-    alone = survivor == np.arange(documents)
-    if earlier.indexes:
-        known = earlier.same_text(corpus.digest)
-        there = (known >= 0) & alone
-        reason[there] = documents + known[there]
-        similarity[there] = 2.0
-        alone &= ~there
+    corpus, renamed = load_corpus(tasks, dedup, work)
+    found.renamed_ids = renamed.count
+    del renamed
+    documents, room = corpus.documents, corpus.room
+    survivor = first_of_equals(corpus.digest, corpus.rank_of, corpus.number_of, room)
+    reasons = Reasons.of_none(documents, room)
+    alone = room.empty(documents, np.bool_)
+    for begin, end in pieces(documents):
+        alone[begin:end] = survivor[begin:end] == np.arange(begin, end)
+    for task in tasks if earlier.indexes else ():
+        first, last = corpus.base[task.index : task.index + 2]
+        known = earlier.same_text(corpus.digest[first:last])
+        ranks = corpus.ranks(task)
+        there = (known >= 0) & alone[ranks]
+        reasons.for_same_text(ranks[there], known[there])
+        alone[ranks[there]] = False
     corpus.digest = np.zeros((0, 2), np.uint64)
-    found.seconds["exact"] = round(time.perf_counter() - begin, 3)
+    found.seconds["exact"] = round(time.perf_counter() - begin_at, 3)
 
-    begin = time.perf_counter()
+    begin_at = time.perf_counter()
     for near, pool in _pools(tasks, dedup).items():
-        members = np.flatnonzero(np.isin(corpus.task, [task.index for task in pool]) & alone)
-        members = members[corpus.signed[members]]
         comparison = Comparison(
-            near, pool, members, corpus, earlier, dedup, work, workers, say, cluster
+            near, pool, alone, corpus, earlier, dedup, work, workers, say, cluster
         )
-        chosen, likeness = comparison.run()
+        reasons.note(comparison.run())
         found.near.append(comparison.figures)
-        gone = chosen >= 0
-        reason[members[gone]] = comparison.named(chosen[gone])
-        similarity[members[gone]] = likeness[gone]
-    decision = decide(corpus, survivor, reason, similarity, tasks, dedup)
-    found.seconds["near"] = round(time.perf_counter() - begin, 3)
+        del comparison
+    decision = decide(corpus, survivor, reasons, tasks, dedup)
+    del survivor, reasons, alone
+    found.seconds["near"] = round(time.perf_counter() - begin_at, 3)
     found.clusters = cluster_sizes(decision)
     found.similarities = similarity_bins(decision)
     found.largest = largest_clusters(decision, corpus, earlier)

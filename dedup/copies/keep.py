@@ -43,6 +43,7 @@ from dedup.copies.crowds import (
     slot_of,
     word_of,
 )
+from dedup.copies.room import Room
 from dedup.copies.verify import Sets, jaccard, least_agreement
 
 BLOCK = 10_000
@@ -101,15 +102,17 @@ def select(
     workers: int = 1,
     block: int = BLOCK,
     crowd: int = CROWD,
+    room: Room | None = None,
     on_block: Callable[[int, int], None] | None = None,
 ) -> Selection:
     """Choose what stays.
 
     sketches: the low byte of each minimum, uint8 [documents, permutations]: a cheap test before the
     exact one. thresholds[setting[d]]: the similarity at which document d goes. on_block is told how
-    many documents of how many are done. Memory beyond the arguments: 20 bytes per document (and 4
-    per worker), 8 per bucket, 4 per entry, and the postings of crowds (at most about 1 GB).
+    many documents of how many are done. Memory beyond the arguments, in `room`: 20 bytes per document
+    (and 4 per worker), 8 per bucket, 4 per entry; and the postings of crowds (at most about 1 GB).
     """
+    room = room or Room()
     documents = len(buckets.start) - 1
     of_buckets = len(buckets.room) - 1
     state = _State(
@@ -118,18 +121,17 @@ def select(
         np.array([least_agreement(sketches.shape[1], t) for t in thresholds], np.int64),
         setting,
         float(thresholds.min(initial=1.0)),
-        np.full(documents, -1, np.int32),
-        np.zeros(documents, np.float64),
-        np.zeros(of_buckets, np.int32),
-        np.zeros(of_buckets, np.int32),
-        np.empty(len(buckets.of), np.int32),
-        np.full(documents, UNREACHED, np.int64),
+        room.full(documents, -1, np.int32),
+        room.full(documents, 0, np.float64),
+        room.full(of_buckets, 0, np.int32),
+        room.full(of_buckets, 0, np.int32),
+        room.empty(len(buckets.of), np.int32),
+        room.full(documents, int(UNREACHED), np.int64),
     )
-    active = buckets.documents
     table = postings(1 << 16)
     seen: queue.SimpleQueue[NDArray[np.int32]] = queue.SimpleQueue()
     for _ in range(workers):
-        seen.put(np.zeros(documents, np.int32))
+        seen.put(room.full(documents, 0, np.int32))
     counts = np.zeros(2, np.int64)
 
     def against_earlier(part: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,8 +142,8 @@ def select(
             seen.put(mine)
 
     with ThreadPoolExecutor(workers) as threads:
-        for begin in range(0, len(active), block):
-            part = active[begin : begin + block]
+        for begin in range(0, documents, block):
+            part = np.arange(begin, min(begin + block, documents))
             if begin:
                 pieces = (
                     np.array_split(part, min(8 * workers, len(part))) if workers > 1 else [part]
@@ -158,8 +160,8 @@ def select(
                 table = _more_room(table, int(sets.size[part[at]]))
             seen.put(mine)
             if on_block is not None:
-                on_block(begin + len(part), len(active))
-    posted = int((state.reach < UNREACHED).sum())
+                on_block(begin + len(part), documents)
+    posted = int(_posted(state.reach))
     met, exact = (int(count) for count in counts)
     return Selection(
         state.reason, state.similarity, met, exact, posted, _crowded(buckets, sets, state)
@@ -169,11 +171,33 @@ def select(
 def _crowded(buckets: Buckets, sets: Sets, state: _State) -> int:
     """Buckets with too many documents that one of their own size has to be compared with."""
     crowded = 0
-    for bucket in np.flatnonzero(state.kept > REPORTED).tolist():
+    for bucket in _large(state.kept).tolist():
         first = buckets.room[bucket]
         inside = state.slots[first : first + state.kept[bucket]]
         crowded += int((state.reach[inside] > sets.size[inside]).sum()) > REPORTED
     return crowded
+
+
+@njit(nogil=True, cache=True)
+def _large(kept):  # type: ignore[no-untyped-def]
+    """The buckets of more than REPORTED documents."""
+    found = np.empty(len(kept) // REPORTED + 1, np.int64)
+    count = 0
+    for bucket in range(len(kept)):
+        if kept[bucket] > REPORTED:
+            if count == len(found):
+                found = np.concatenate((found, np.empty_like(found)))
+            found[count] = bucket
+            count += 1
+    return found[:count]
+
+
+@njit(nogil=True, cache=True)
+def _posted(reach):  # type: ignore[no-untyped-def]
+    count = 0
+    for one in reach:
+        count += one < UNREACHED
+    return count
 
 
 def _more_room(table: Postings, needed: int) -> Postings:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dedup.copies.minhash import shingle_sets
+from dedup.copies.room import Room
 from dedup.copies.verify import Sets
 from dedup.executor import Cluster, Tell, run_tasks
 
@@ -33,8 +34,8 @@ class Part:
     """
 
     path: Path
-    rows: NDArray[np.int64]
-    numbers: NDArray[np.int64]
+    rows: NDArray[np.integer]
+    numbers: NDArray[np.integer]
     room: int
 
 
@@ -60,13 +61,16 @@ def write_sets(
     workers: int,
     say: Callable[[int, int], None],
     cluster: Cluster | None = None,
+    room: Room | None = None,
 ) -> Sets:
     """Write the sets of all parts to `target`; documents in no part have an empty one.
 
-    documents: how many numbers there are. say: told how many parts of how many are done.
+    documents: how many numbers there are; where their sets are is held in `room`. say: told how many
+    parts of how many are done.
     """
-    begin = np.zeros(documents, np.int64)
-    size = np.zeros(documents, np.int64)
+    room = room or Room()
+    begin = room.full(documents, 0, np.int64)
+    size = room.full(documents, 0, np.int64)
     items = []
     first = 0
     for part in parts:

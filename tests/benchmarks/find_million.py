@@ -145,7 +145,7 @@ def build(folder: Path, documents: int, workers: int, *, on_disk: bool) -> None:
         fields = [field for field in REMOVED if field.name != "url"]
         schema = pa.schema([*fields, pa.field("record", pa.int64())])
         pq.write_table(schema.empty_table(), removed)
-        publish_task(Publishing(task, dedup, work, folder / "dedup", {}), lambda amount: None)
+        publish_task(Publishing(task, dedup, work, folder / "dedup"), lambda amount: None)
     print(f"publish {time.perf_counter() - begin:.1f} s")
     begin = time.perf_counter()
     target = folder / "dedup" / "index"

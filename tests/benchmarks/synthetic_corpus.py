@@ -2,8 +2,9 @@
 
     python tests/benchmarks/synthetic_corpus.py corpus [--documents 10M] [--shingles 64] [--workers N]
     python tests/benchmarks/synthetic_corpus.py family [--pages 50000] [--likeness 0.70] [--threshold 0.8]
+    python tests/benchmarks/synthetic_corpus.py memory [--sizes 1M,3M] [--on-disk] [--workers N]
 
-No text is made: band keys, sketches and sets of shingles are, as the first pass would leave them, and
+corpus and family: no text is made: band keys, sketches and sets of shingles are, as the first pass would leave them, and
 the stage's own `group` and `select` run on them. Prints seconds by step, peak memory, pairs met and
 compared, and checks every removal, and everything kept, against the construction.
 
@@ -14,11 +15,17 @@ k ≥ 2 n t / (1 + t) are all alike while the others are like nobody. Half of th
 real minima of their sets; those of the rest are random (no bucket to share).
 
 family: pages of one template that are all kept: every two share the same `shingles` but for their own.
+
+memory: work files as the first pass leaves them (short texts, a tenth of them exact and a tenth near
+copies), over which the whole second pass and the writing of the index run, a process for each size;
+prints their own memory, mapped files apart, and the bytes of it that each further document takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import threading
@@ -29,13 +36,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numba import njit
 from numpy.typing import NDArray
 
-from dedup.copies.bands import Buckets, band_keys, group
+from configs.files import write_json
+from configs.schema import Config, Dedup
+from dedup.clean import REMOVED_WORK_SCHEMA, work_schema
+from dedup.copies.against import Earlier
+from dedup.copies.bands import Grouped, band_keys, group
+from dedup.copies.digest import digests
+from dedup.copies.duplicates import find_duplicates
+from dedup.copies.index_writer import write_index
 from dedup.copies.keep import Selection, select
-from dedup.copies.minhash import permutations
+from dedup.copies.minhash import permutations, sign
 from dedup.copies.verify import Sets
+from dedup.documents import as_batch, parquet_writer
+from dedup.read import Task
 
 BANDS, ROWS, PERMUTATIONS = 25, 5, 128
 
@@ -191,7 +209,7 @@ def warm_up(workers: int) -> float:
     """Compile the kernels on two documents; returns the seconds that took."""
     begin = time.perf_counter()
     keys = [np.zeros(2, np.uint64) for _ in range(BANDS)]
-    buckets = group(keys, 2)
+    buckets = group(keys, 2).buckets
     sets = Sets(np.array([0, 2]), np.array([2, 2]), np.array([1, 2, 1, 3], np.uint64))
     select(buckets, sets, np.zeros((2, PERMUTATIONS), np.uint8), np.array([0.8]), np.zeros(2, np.uint8), workers=workers)  # fmt: skip
     return time.perf_counter() - begin
@@ -199,14 +217,14 @@ def warm_up(workers: int) -> float:
 
 def band_and_select(
     made: Made, folder: Path, threshold: float, workers: int
-) -> tuple[NDArray[np.int64], Selection, Buckets, dict[str, float]]:
+) -> tuple[NDArray[np.int64], Selection, Grouped, dict[str, float]]:
     """Run the stage's own steps on what lies in `folder`; returns them with the seconds of each."""
     seconds = {}
     begin = time.perf_counter()
-    buckets = group(keys_from(folder), made.documents, workers=workers)
+    grouped = group(keys_from(folder), made.documents, workers=workers)
     seconds["group"] = time.perf_counter() - begin
     begin = time.perf_counter()
-    inside, buckets = buckets.compact()
+    inside, buckets = grouped.inside, grouped.buckets
     place = np.searchsorted(made.members, inside)
     sketches = np.empty((len(inside), PERMUTATIONS), np.uint8)
     with (folder / "signatures.u32").open("rb") as file:
@@ -229,7 +247,7 @@ def band_and_select(
         workers=workers,
     )
     seconds["select"] = time.perf_counter() - begin
-    return place, chosen, buckets, seconds
+    return place, chosen, grouped, seconds
 
 
 def check(
@@ -263,6 +281,126 @@ def check(
     return int(expected.sum()), int((expected & (reason < 0)).sum())
 
 
+# ── memory of the whole second pass ─────────────────────────────────────────────────────────────
+
+_TASK = 20_000
+_WORDS = 24
+
+
+def make_work(folder: Path, documents: int, task: int = _TASK) -> None:
+    """Work files of `task` documents each, as the first pass leaves them; the same for every size."""
+    syllables = [chr(point) for point in range(0xAC00, 0xD7A4, 37)]
+    draw = np.random.default_rng(1)
+    vocabulary = pa.array(["".join(draw.choice(syllables, 3)) for _ in range(2_000)])
+    schema = work_schema(PERMUTATIONS)
+    tasks = -(-documents // task)
+    for index in range(tasks):
+        rows = min(task, documents - index * task)
+        draw = np.random.default_rng(index)
+        words = draw.integers(0, len(vocabulary), (rows, _WORDS))
+        kind = draw.random(rows)
+        older = draw.integers(0, max(1, rows // 2), rows)
+        copies = (kind < 0.2) & (np.arange(rows) > rows // 2)
+        words[copies] = words[older[copies]]
+        near = copies & (kind < 0.1)
+        words[near, draw.integers(0, _WORDS, int(near.sum()))] = 7
+        ends = pa.array(np.arange(0, rows * _WORDS + 1, _WORDS, dtype=np.int32))
+        lists = pa.ListArray.from_arrays(ends, vocabulary.take(pa.array(words.reshape(-1))))
+        texts = pc.binary_join(lists, " ").cast(pa.large_string())
+        signed = sign(texts, shingle=5, count=PERMUTATIONS)
+        minima = pa.py_buffer(signed.values.astype("<u4"))
+        numbers = np.arange(rows)
+        columns = {
+            "record": numbers,
+            "id": [f"web/part-{index:05}.jsonl#{number}" for number in numbers],
+            "kind": ["text"] * rows,
+            "text": texts,
+            "segments": [None] * rows,
+            "url": [None] * rows,
+            "meta": [None] * rows,
+            "quality": np.round(draw.random(rows), 2).astype(np.float32),
+            "characters": pc.utf8_length(texts).cast(pa.int64()),
+            "digest": digests(texts),
+            "shingles": signed.shingles,
+            "signature": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(4 * PERMUTATIONS), rows, [None, minima]
+            ),
+        }
+        with parquet_writer(folder / f"{index:05}.parquet", schema, scratch=True) as file:
+            whole = as_batch(columns, schema)
+            for begin in range(0, rows, 1_000):
+                file.write_batch(whole.slice(begin, 1_000))
+        with parquet_writer(folder / f"{index:05}.removed.parquet", REMOVED_WORK_SCHEMA) as file:
+            pass
+    write_json(folder / "tasks.json", tasks)
+
+
+def second_pass(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Run it over what `make_work` left; seconds and bytes of it."""
+    dedup = Config.model_validate(
+        {
+            "name": "memory",
+            "dedup": {
+                "sources": [{"name": "web", "paths": ["none"]}],
+                "on_disk": options.on_disk,
+                "workers": options.workers,
+            },
+        }
+    ).dedup
+    assert isinstance(dedup, Dedup)
+    tasks = [
+        Task(index, 0, (), 0) for index in range(json.loads((folder / "tasks.json").read_text()))
+    ]
+    warm_up(options.workers)
+    memory = Memory()
+    memory.start()
+    begin = time.perf_counter()
+    earlier = Earlier.open(dedup, folder)
+
+    def unsaid(step: str, done: float, total: float) -> None:
+        """Nobody follows the progress."""
+
+    find_duplicates(tasks, dedup, folder, earlier, workers=options.workers, say=unsaid)
+    middle, own = time.perf_counter(), memory.own
+    write_index(tasks, dedup, folder, folder / "made", {}, workers=options.workers, say=unsaid)
+    memory.over.set()
+    return {
+        "seconds": middle - begin,
+        "index": time.perf_counter() - middle,
+        "own": own,
+        "index_own": memory.own,
+        "whole": memory.whole,
+    }
+
+
+def measure_memory(sizes: list[int], options: argparse.Namespace) -> None:
+    """A process for each size, and what each further document takes."""
+    before: tuple[int, float] | None = None
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="malmoi-synthetic-") as name:
+            begin = time.perf_counter()
+            make_work(Path(name), size)
+            made = time.perf_counter() - begin
+            command = [
+                sys.executable, __file__, "second-pass", "--folder", name,
+                "--workers", str(options.workers), *(["--on-disk"] if options.on_disk else []),
+            ]  # fmt: skip
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        figures = json.loads(said.splitlines()[-1])
+        own = max(figures["own"], figures["index_own"]) * 1e9
+        line = (
+            f"{size:,} documents (made in {made:.1f} s): second pass {figures['seconds']:.1f} s, index "
+            f"{figures['index']:.1f} s; own memory {own / 1e6:,.0f} MB "
+            f"({figures['whole'] * 1e3:,.0f} MB with mapped files)"
+        )
+        if before is not None:
+            line += (
+                f"; {(own - before[1]) / (size - before[0]):.0f} bytes for each further document"
+            )
+        print(line, flush=True)
+        before = (size, own)
+
+
 def count(text: str) -> int:
     scale = {"K": 10**3, "M": 10**6}.get(text[-1].upper(), 1)
     return round(float(text.rstrip("kKmM")) * scale)
@@ -270,14 +408,23 @@ def count(text: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mode", choices=["corpus", "family"])
+    parser.add_argument("mode", choices=["corpus", "family", "memory", "second-pass"])
     parser.add_argument("--documents", type=count, default=10_000_000)
     parser.add_argument("--pages", type=count, default=50_000)
     parser.add_argument("--likeness", type=float, default=0.70)
     parser.add_argument("--shingles", type=int)
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--sizes", default="1M,3M", help="documents, ascending")
+    parser.add_argument("--on-disk", action="store_true")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.mode == "memory":
+        measure_memory([count(size) for size in options.sizes.split(",")], options)
+        return
+    if options.mode == "second-pass":  # the process of one size
+        print(json.dumps(second_pass(options.folder, options)))
+        return
     with tempfile.TemporaryDirectory(prefix="malmoi-synthetic-") as name:
         folder = Path(name)
         begin = time.perf_counter()
@@ -297,7 +444,7 @@ def main() -> None:
         print(f"kernels compiled or read: {warm_up(options.workers):.1f} s", flush=True)
         memory = Memory()
         memory.start()
-        place, chosen, buckets, seconds = band_and_select(
+        place, chosen, grouped, seconds = band_and_select(
             made, folder, options.threshold, options.workers
         )
         memory.over.set()
@@ -309,6 +456,7 @@ def main() -> None:
     print(
         f"peak memory {memory.whole:.2f} GB with the mapped file of sets, {memory.own:.2f} without"
     )
+    buckets = grouped.buckets
     print(
         f"in buckets {len(place):,}; buckets {len(buckets.room) - 1:,}, entries {len(buckets.of):,}, "
         f"largest {buckets.largest:,}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -13,134 +12,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from stage_corpus import ROOT, config, corpus, digests, prose, put, rows
 
 from configs.errors import InputError
 from configs.progress import Progress
 from configs.schema import Config
+from dedup.copies import room
 from dedup.documents import SCHEMA, read_documents
 from dedup.stage import run
 from dedup.why import why
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-NOUNS = [
-    "바다",
-    "산길",
-    "시장",
-    "학교",
-    "강가",
-    "마을",
-    "도서관",
-    "기차역",
-    "골목",
-    "밭둑",
-    "항구",
-    "언덕",
-    "부엌",
-    "공원",
-    "다리",
-    "우체국",
-]
-VERBS = [
-    "걸었다",
-    "보았다",
-    "들었다",
-    "만났다",
-    "지나갔다",
-    "기다렸다",
-    "돌아왔다",
-    "남았다",
-    "떠났다",
-    "웃었다",
-]
-WORDS = [
-    "오래된",
-    "낡은",
-    "조용한",
-    "따뜻한",
-    "커다란",
-    "작은",
-    "푸른",
-    "이른",
-    "늦은",
-    "낯선",
-    "반가운",
-    "서툰",
-]
-
-
-def prose(rng: random.Random, sentences: int) -> str:
-    """Plain Korean sentences that no filter minds."""
-    return " ".join(
-        f"{rng.choice(WORDS)} {rng.choice(NOUNS)}에서 {rng.randint(2, 99)}번째 "
-        f"{rng.choice(WORDS)} {rng.choice(NOUNS)}까지 {rng.choice(WORDS)} 사람들과 함께 {rng.choice(VERBS)}."
-        for _ in range(sentences)
-    )
-
-
-def corpus(folder: Path, seed: int = 3, files: int = 6, each: int = 30) -> dict[str, str]:
-    """JSONL files with exact copies, near copies, white-space copies, short ones and broken lines."""
-    rng = random.Random(seed)
-    texts: list[str] = []
-    folder.mkdir(parents=True, exist_ok=True)
-    written: dict[str, str] = {}
-    for file in range(files):
-        with (folder / f"part{file}.jsonl").open("w") as handle:
-            for number in range(each):
-                text = prose(rng, rng.randint(8, 25))
-                if texts and number % 5 == 1:
-                    text = rng.choice(texts)
-                elif texts and number % 5 == 2:
-                    words = rng.choice(texts).split()
-                    words[rng.randrange(len(words))] = "고친말"
-                    text = " ".join(words)
-                elif texts and number % 5 == 3:
-                    text = "\n".join(rng.choice(texts).split())
-                elif number == 4:
-                    text = "짧다"
-                texts.append(text)
-                name = f"f{file}-{number:03}"
-                written[name] = text
-                handle.write(json.dumps({"id": name, "text": text}, ensure_ascii=False) + "\n")
-            handle.write("{broken\n")
-    return written
-
-
-def config(folder: Path, **dedup: Any) -> Config:
-    settings = {
-        "sources": [{"name": "web", "paths": [str(folder / "*.jsonl")]}],
-        "shard": 20_000,
-        "workers": 1,
-        "heldout": 0.1,
-        "filters": {"min_characters": 40},
-        **dedup,
-    }
-    return Config.model_validate({"name": "test", "dedup": settings})
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Of every file the stage wrote; of its report without the times."""
-    found = {}
-    for path in sorted((folder / "dedup").rglob("*")):
-        if path.is_file():
-            content = path.read_bytes()
-            if path.name == "report.json":
-                report = json.loads(content)
-                del report["seconds"], report["wall_seconds"]
-                content = json.dumps(report).encode()
-            found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for path in sorted((folder / "dedup" / name).glob("*.parquet")):
-        found += pq.read_table(path).to_pylist()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +85,51 @@ def test_every_copy_names_a_document_that_stayed_with_the_exact_similarity(
     assert {row["split"] for row in documents.values()} == {"train", "heldout"}
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_any_number_of_workers_writes_the_same_bytes(
-    finished: tuple[Path, Path, dict[str, str]], tmp_path: Path, workers: int
+@pytest.mark.parametrize(("workers", "on_disk"), [(2, "auto"), (4, True)])
+def test_any_number_of_workers_writes_the_same_bytes_in_memory_and_in_mapped_files(
+    finished: tuple[Path, Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    on_disk: bool | str,
 ) -> None:
+    monkeypatch.setattr(room, "_SMALL", 0)  # else so small a corpus needs no file
     source, folder, _ = finished
-    run(config(source, workers=workers), tmp_path)
+    run(config(source, workers=workers, on_disk=on_disk), tmp_path)
     assert digests(tmp_path) == digests(folder)
+
+
+def test_files_named_in_another_order_have_the_same_ids_and_the_same_bytes(tmp_path: Path) -> None:
+    """Without ids of their own, so that ids are made of paths; repeated ids are among them too."""
+    written = corpus(tmp_path / "in", files=5)
+    for number, path in enumerate(sorted((tmp_path / "in").iterdir())):
+        lines = [json.loads(line) for line in path.read_text().splitlines()[:-1]]
+        path.write_text("")
+        place = tmp_path / "in" / ["", "b", "a/deep", "", "c"][number] / path.name
+        put(place, [{"text": line["text"]} | ({"id": "same"} if n == 7 else {})
+                    for n, line in enumerate(lines)])  # fmt: skip
+        if place != path:
+            path.unlink()
+    files = sorted(str(path) for path in (tmp_path / "in").rglob("*.jsonl"))
+    base = str(tmp_path / "in")
+    listed = [
+        [f"{base}/**/*.jsonl"],
+        files,
+        files[::-1],
+        [f"{base}/c", f"{base}/*/part*.jsonl", files[2], f"{base}/part3.jsonl", base],
+        [f"{base}/part*.jsonl", *files[::2], f"{base}/a/**/*", *files],
+    ]
+    found = []
+    for number, paths in enumerate(listed):
+        sources = [{"name": "web", "paths": paths}]
+        report = run(config(tmp_path, sources=sources), tmp_path / f"run{number}")
+        assert report.documents_in == len(written)
+        assert report.renamed_ids == 4
+        found.append(digests(tmp_path / f"run{number}"))
+        del found[-1]["dedup/report.json"]  # it has the digest of the config, in which the order is
+    ids = {row["id"] for row in rows(tmp_path / "run0", "documents")}
+    assert "web/a/deep/part2.jsonl#1" in ids or "web/a/deep/part2.jsonl#2" in ids
+    assert all(other == found[0] for other in found[1:])
 
 
 def test_a_finished_stage_is_not_run_again_and_another_config_is_refused(
@@ -248,17 +169,14 @@ def start(base: Path, settings: Config, folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("workers", "moments"),
-    [(1, ["clean 0", "clean", "bands", "publish 0"]), (2, ["clean", "exact", "near", "publish"])],
-)
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
-    finished: tuple[Path, Path, dict[str, str]], tmp_path: Path, workers: int, moments: list[str]
+def test_a_run_that_is_killed_in_every_pass_ends_with_the_same_bytes(
+    finished: tuple[Path, Path, dict[str, str]], tmp_path: Path
 ) -> None:
+    """Kills at random moments, as many as one likes, are in test_kill.py."""
     source, folder, _ = finished
-    settings = config(source, workers=workers)
+    settings = config(source, workers=2)
     killed = 0
-    for moment in moments:
+    for moment in ("clean", "exact", "near", "publish"):
         process = start(tmp_path, settings, tmp_path / "run")
         assert process.stdout is not None
         for line in process.stdout:
@@ -287,11 +205,6 @@ def test_work_of_another_config_or_of_changed_input_is_not_gone_on_with(tmp_path
     run(other, tmp_path / "fresh")
     assert digests(tmp_path / "run") == digests(tmp_path / "fresh")
     assert not [row for row in rows(tmp_path / "run", "removed") if row["step"] == "near"]
-
-
-def put(path: Path, records: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def test_the_better_copy_stays_by_source_then_quality_then_length_then_id(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from configs.schema import Config
-from dedup.copies.bands import Buckets, band_keys, group
+from dedup.copies.bands import Buckets, Grouped, band_keys, group
 from dedup.copies.keep import CROWD, Selection, select
 from dedup.copies.minhash import shingle_sets, sign
 from dedup.copies.verify import Sets
@@ -45,6 +45,13 @@ def brute_force(
             kept[better] and (better, document) in alike for better in range(document)
         )
     return kept, alike
+
+
+def whole(grouped: Grouped) -> Buckets:
+    """The buckets seen from all documents, also those that are in none."""
+    start = np.zeros(len(grouped.number) + 1, np.int64)
+    start[1:][grouped.inside] = np.diff(grouped.buckets.start)
+    return grouped.buckets._replace(start=np.cumsum(start))
 
 
 def packed(sets: list[set[int]]) -> Sets:
@@ -93,7 +100,7 @@ def test_on_random_bucket_graphs_the_choice_is_that_of_brute_force_for_any_block
         minima = np.array(
             [[rng.randint(0, rng.choice([1, 3, 9])) for _ in range(12)] for _ in sets], np.uint32
         )
-        buckets = group(band_keys(minima, 6, 2), documents)
+        buckets = whole(group(band_keys(minima, 6, 2), documents))
         threshold = rng.choice([0.3, 0.5, 0.8])
         kept, alike = brute_force(buckets, sets, threshold)
         for block, crowd in product((1, 3, 7, 1000), (0, 1, 3, CROWD)):
@@ -128,7 +135,7 @@ def test_in_a_crowd_documents_found_by_their_rare_shingles_are_those_of_brute_fo
         sets += [sets[copy] - {rng.choice(sorted(sets[copy]))} for copy in copies]
         rng.shuffle(sets)
         minima = np.array([[rng.randint(0, 1) for _ in range(8)] for _ in sets], np.uint32)
-        buckets = group(band_keys(minima, 4, 2), len(sets))
+        buckets = whole(group(band_keys(minima, 4, 2), len(sets)))
         for threshold in (0.6, 0.7, 0.8, 0.9):
             kept, alike = brute_force(buckets, sets, threshold)
             for crowd, block in product((0, 2, 40), (37, 1000)):
@@ -144,7 +151,7 @@ def test_a_crowd_of_one_template_is_not_compared_pair_by_pair() -> None:
     copy = set(sets[7])
     copy.remove(3)
     sets.append(copy)
-    buckets = group(band_keys(np.zeros((len(sets), 4), np.uint32), 2, 2), len(sets))
+    buckets = whole(group(band_keys(np.zeros((len(sets), 4), np.uint32), 2, 2), len(sets)))
     selection = chosen(buckets, sets, 0.8, 2, 500)
     assert np.flatnonzero(selection.reason >= 0).tolist() == [pages]
     assert selection.reason[pages] == 7
@@ -169,7 +176,7 @@ def test_on_edited_texts_the_choice_is_that_of_brute_force_over_the_same_buckets
     rng.shuffle(texts)
     column = pa.array(texts, pa.large_string())
     signatures = sign(column, shingle=5, count=128).values
-    buckets = group(band_keys(signatures, 25, 5), len(texts))
+    buckets = whole(group(band_keys(signatures, 25, 5), len(texts)))
     ends, hashes = shingle_sets(column, np.arange(len(texts)), shingle=5)
     kept, alike = brute_force(
         buckets,
@@ -200,7 +207,7 @@ def test_on_edited_texts_the_choice_is_that_of_brute_force_over_the_same_buckets
 
 def test_each_document_goes_at_the_threshold_of_its_own_source() -> None:
     sets = [set(range(1, 101)), set(range(1, 91)), set(range(1, 71))]  # 0.9 and 0.7 of the first
-    buckets = group(band_keys(np.zeros((3, 2), np.uint32), 1, 2), 3)
+    buckets = whole(group(band_keys(np.zeros((3, 2), np.uint32), 1, 2), 3))
     for setting, expected in (
         ([0, 0, 0], [-1, 0, -1]),
         ([0, 1, 1], [-1, 0, 0]),
