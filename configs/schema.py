@@ -29,6 +29,8 @@ def _count(value: Any) -> Any:
             )
         scale = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[match[2].lower()]
         return round(float(match[1]) * scale)
+    if isinstance(value, bool):
+        raise ValueError("is not a count; write a whole number, or one with K, M, B or T (0.5B)")
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -83,6 +85,7 @@ PathGlob = Annotated[str, InputPath()]
 PathOrName = Annotated[str, InputPath(optional=True)]
 Auto = Literal["auto"]
 AtLeastOne = Annotated[int, Field(ge=1)]
+NewTokens = Annotated[Count, Field(ge=0, le=1_000_000)]
 
 
 class Section(BaseModel):
@@ -178,10 +181,10 @@ class Filters(Section):
         description="least share of the text the language model gives to the source's language",
     )
     mean_word: tuple[float, float] = Field(
-        (1.2, 50.0), description="least and most mean length of a word (eojeol), in characters"
+        (1.2, 100.0), description="least and most mean length of a word (eojeol), in characters"
     )
     max_symbols: float = Field(
-        0.30,
+        0.50,
         ge=0,
         le=1,
         description="most symbols (neither letter, digit, space nor ordinary punctuation) per character",
@@ -191,7 +194,7 @@ class Filters(Section):
         0.45, ge=0, le=1, description="most characters in lines that repeat an earlier line"
     )
     max_repeated_words: float = Field(
-        0.30,
+        0.40,
         ge=0,
         le=1,
         description="most characters in one sequence of three words that comes three times or more",
@@ -311,7 +314,7 @@ class Dedup(Section):
     workers: AtLeastOne | Auto = runtime("auto", "processes; auto takes one per core")
     on_disk: bool | Auto = runtime(
         "auto",
-        "hold band keys and sketches in mapped files, not in memory, while near copies are sought; "
+        "hold what is held per document in mapped files, not in memory, while copies are sought; "
         "auto does so from 20 million documents on",
     )
 
@@ -334,20 +337,45 @@ class Tokenizer(Section):
         "llama3",
         description="tokenizer to extend: llama3 (from the extra), a folder, a file or a hub id",
     )
-    new_tokens: Count = Field(
-        32_000, ge=0, le=1_000_000, description="Korean tokens to add; 0 writes the base unchanged"
+    new_tokens: NewTokens | Auto = Field(
+        32_000,
+        description="Korean tokens to add; 0 writes the base unchanged, auto takes the best of the "
+        "size curve: fewest FLOPs per character, each token seen often enough",
     )
     algorithm: Literal["bpe"] = Field("bpe", description="bpe goes on with the base's own merges")
     documents: list[PathGlob] = Field(
         default_factory=list, description="a corpus of one's own; default: this run's documents"
     )
     balance: float = Field(
-        0.5,
+        0.25,
         ge=0,
         le=1,
         description="weight of a source ∝ (its size)^balance; 1 counts as it is, 0 makes all equal",
     )
-    min_count: int = Field(2, ge=1, description="words seen fewer times are not learned from")
+    min_count: AtLeastOne | Auto = Field(
+        "auto",
+        description="words seen fewer times are not learned from; auto takes 1, or as much as leaves "
+        "the commonest 2,000,000",
+    )
+    counts: list[PathGlob] = Field(
+        default_factory=list,
+        description="counts.parquet of other corpora, counted with the same base's regex, to add",
+    )
+    max_words: AtLeastOne | None = Field(
+        None,
+        description="most distinct words to hold while counting, the rarest are dropped; null counts "
+        "exactly and writes to disk what does not fit",
+    )
+    keep_counts: bool = Field(
+        False, description="keep counts.parquet, to merge it with another corpus's later"
+    )
+    engine: Literal["local", "ray"] = runtime(
+        "local", "what counts: processes of this machine, or a Ray cluster (extra cluster)"
+    )
+    address: str = runtime(
+        "auto",
+        "Ray cluster to use (host:6379, ray://host:10001); auto finds this machine's or starts one",
+    )
     workers: AtLeastOne | Auto = runtime("auto", "processes; auto takes one per core")
 
 
@@ -439,17 +467,41 @@ class Phase(Section):
         return self
 
 
+RowStart = Literal["subtokens", "first", "mean", "random", "given"]
+
+
 class NewRows(Section):
     """How the embedding rows of new tokens start."""
 
-    input: Literal["subtokens", "mean", "random"] = Field(
+    input: RowStart = Field(
         "subtokens",
-        description="input rows: mean of the token's base subtokens, mean of all rows, or random",
+        description="input rows: mean of the token's base subtokens, the first of them, mean of all "
+        "rows, random, or given (input_vectors)",
     )
-    output: Literal["mean", "subtokens", "random"] = Field(
-        "mean", description="output rows, where the head is a matrix of its own"
+    output: RowStart = Field(
+        "first",
+        description="output rows, likewise, where the head is a matrix of its own (given: "
+        "output_vectors); mean is best before any training, first after 200 steps",
+    )
+    input_vectors: PathGlob | None = Field(
+        None, description=".npy or .safetensors with input rows by token or id, for input: given"
+    )
+    output_vectors: PathGlob | None = Field(
+        None, description=".npy or .safetensors with output rows by token or id, for output: given"
     )
     multiple: int = Field(64, ge=1, description="rows are padded to a multiple of this")
+
+    @model_validator(mode="after")
+    def _given_with_its_file(self) -> NewRows:
+        for side, how, path in (
+            ("input", self.input, self.input_vectors),
+            ("output", self.output, self.output_vectors),
+        ):
+            if (how == "given") != (path is not None):
+                raise ValueError(
+                    f"{side}: given and {side}_vectors (the file) go together; set both or neither"
+                )
+        return self
 
 
 class Pretrain(Section):

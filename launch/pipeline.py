@@ -19,6 +19,7 @@ from launch.console import Console, amount, duration, table
 from launch.run import configured, reports, run_stages
 from launch.run import dry_run as plan
 from launch.section_training import TOY
+from launch.tokenizer_summary import summary as tokenizer_summary
 
 Reply = dict[str, str]
 
@@ -68,6 +69,8 @@ def run_command(
     with Console() as console:
         run_stages(config, folder, chosen, console, at_end=finish)
     print(_summary(folder))
+    if only == "tokenizer" and (told := tokenizer_summary(folder)):
+        print(f"{told}\n")
     for line in _conversation(replies, folder):
         print(line)
     print(f"report   {folder / 'report.html'}")

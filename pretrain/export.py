@@ -24,10 +24,18 @@ from configs.files import read_json, sync, write_text
 from configs.schema import Config
 from pretrain.embeddings import Rows
 from pretrain.tokens import Tokens, begin_id, end_id
+from tokenizer.write import OTHER_FORMS
 
 if TYPE_CHECKING:
     from pretrain.stage import Report
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    *OTHER_FORMS,
+)
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -69,16 +77,12 @@ def export_model(
     generation.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     # the tokenizer's own bytes: what transformers writes again may differ from what was checked
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-    ):
+    for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
+            (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(tokenizer_folder / name, partial / name)
     write_text(partial / "README.md", card)
-    for path in partial.iterdir():
+    for path in partial.rglob("*"):
         sync(path)
     if folder.exists():
         old = folder.with_name(folder.name + ".old.tmp")

@@ -5,8 +5,8 @@ Out: `pretrain/base/`, a Hugging Face folder whose vocabulary is the tokenizer's
 parameters that learn.
 
 The decision: the start is written to disk once, by one process, and every rank of every phase then
-loads an ordinary checkpoint. So random weights are the same on all ranks, growth happens where whole
-matrices exist, and ZeRO-3 always goes through `from_pretrained`, the only way in which it neither
+loads an ordinary checkpoint. So random weights are the same on all ranks, no rank ever holds old and
+new matrices together (a stored base grows file by file, `shards.py`), and ZeRO-3 always goes through `from_pretrained`, the only way in which it neither
 skips the initialisation of weights nor holds the whole model on each rank. The cost is one model's
 worth of disk.
 """
@@ -27,7 +27,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from configs.errors import InputError
 from configs.files import read_json, sync, write_json
 from configs.schema import NewRows, TrainGroup
-from pretrain.embeddings import Rows, grow, read_new_tokens
+from pretrain.embeddings import Given, Rows, Side, grow, grown_rows, is_tied, read_new_tokens
+from pretrain.shards import open_checkpoint, write_grown
+from pretrain.vectors import open_vectors, token_names
 from tokenizer.load import load_tokenizer
 
 ROWS_FILE = "malmoi_rows.json"  # beside the weights: which rows are old, new, padding
@@ -96,9 +98,8 @@ def _load_base(base: str) -> Any:
     return model
 
 
-def _check_fit(base: str, model: Any, tokenizer: PreTrainedTokenizerFast, old_rows: int) -> None:
-    """Raise InputError where the tokenizer was not made from this base's."""
-    present = model.get_input_embeddings().weight.shape[0]
+def _check_fit(base: str, present: int, tokenizer: PreTrainedTokenizerFast, old_rows: int) -> None:
+    """Raise InputError where the tokenizer was not made from this base's, whose rows are `present`."""
     if present < old_rows:
         raise InputError(
             f"pretrain.base: {base} has rows for {present} tokens, the tokenizer extends a vocabulary "
@@ -137,18 +138,22 @@ def write_base(
     new = read_new_tokens(tokenizer_folder / "new_tokens.tsv")
     vocabulary = max(tokenizer.get_vocab().values()) + 1
     old_rows = min(new, default=vocabulary)
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
     if isinstance(base, dict):
         model = _random_model(base, vocabulary, new_rows.multiple, seed)
         rows = Rows(old_rows, vocabulary, model.get_input_embeddings().weight.shape[0])
+        model.save_pretrained(partial)
     else:
-        model = _load_base(base)
-        _check_fit(base, model, tokenizer, old_rows)
-        present = model.get_input_embeddings().weight.shape[0]
-        rows = Rows.of(old_rows, vocabulary, new_rows.multiple, present)
-        grow(model, rows, new, new_rows, seed)
-    partial = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+        rows = _write_grown(
+            base,
+            tokenizer,
+            tokenizer_folder,
+            Rows(old_rows, vocabulary, 0),
+            new_rows,
+            seed,
+            partial,
+        )
     write_json(
         partial / ROWS_FILE, {"base": rows.base, "vocabulary": rows.vocabulary, "total": rows.total}
     )
@@ -158,6 +163,67 @@ def write_base(
     partial.rename(folder)
     sync(folder.parent)
     return rows
+
+
+def _write_grown(
+    base: str,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizer_folder: Path,
+    sizes: Rows,
+    new_rows: NewRows,
+    seed: int,
+    folder: Path,
+) -> Rows:
+    """Write `base` with a row for every token to `folder`; loaded only where it must be."""
+    new = read_new_tokens(tokenizer_folder / "new_tokens.tsv")
+    checkpoint = open_checkpoint(base)
+    model = _load_base(base) if checkpoint is None else None
+    if checkpoint is not None:
+        present, hidden = checkpoint.tensors[checkpoint.embed[0]].shape
+        tied = checkpoint.head is None
+    else:
+        assert model is not None
+        present, hidden = model.get_input_embeddings().weight.shape
+        tied = is_tied(model)
+    _check_fit(base, present, tokenizer, sizes.base)
+    rows = Rows.of(sizes.base, sizes.vocabulary, new_rows.multiple, present)
+    if new_rows.output == "given" and tied:
+        raise InputError(
+            f"pretrain.new_rows.output: given, but the head of {base} is its embedding; set input and "
+            "input_vectors instead"
+        )
+    given = _given(new_rows, tokenizer_folder / "new_tokens.tsv", hidden, rows)
+    if checkpoint is None:
+        grow(model, rows, new, new_rows, seed, given)
+        model.save_pretrained(folder)
+        return rows
+    sides: dict[str, Side] = dict.fromkeys(checkpoint.embed, "input")
+    if checkpoint.head is not None:
+        sides[checkpoint.head] = "output"
+    blocks = {
+        name: grown_rows(
+            checkpoint.tensors[name].take(), rows, new, new_rows, side, seed, given.get(side)
+        )
+        for name, side in sides.items()
+    }
+    write_grown(checkpoint, rows, blocks, folder)
+    return rows
+
+
+def _given(new_rows: NewRows, table: Path, hidden: int, rows: Rows) -> dict[Side, Given]:
+    """The vectors that the config names, by side."""
+    files: dict[Side, str | None] = {
+        "input": new_rows.input_vectors,
+        "output": new_rows.output_vectors,
+    }
+    if rows.vocabulary == rows.base or not any(files.values()):
+        return {}
+    names = token_names(table)
+    return {
+        side: open_vectors(f"pretrain.new_rows.{side}_vectors", Path(path), names, hidden)
+        for side, path in files.items()
+        if path is not None
+    }
 
 
 def read_rows(folder: Path) -> Rows:

@@ -28,7 +28,8 @@ import numpy.typing as npt
 from numba import njit
 
 from configs.progress import Log, Progress, silent
-from tokenizer.base import Base, byte_level
+from tokenizer.base import Base
+from tokenizer.merging import merge_words, merges_of
 
 Ids = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -66,11 +67,14 @@ def _is_lead(first: int, second: int) -> bool:
 
 def encode_words(base: Base, words: Sequence[str], *, log: Log = silent) -> tuple[Ids, Longs]:
     """Ids of every word under the base [N], int32, and where each word ends in them [words]."""
-    cut = base.tokenizer.model.tokenize
+    merges = merges_of(base)
+    if merges is not None:
+        log(Progress("tokenizer", "encode words", 0, len(words), "words"))
+        return merge_words(base, merges, words)
     ids: list[int] = []
     ends = np.zeros(len(words), np.int64)
     for index, word in enumerate(words):
-        ids.extend(token.id for token in cut(byte_level(word.encode())))
+        ids.extend(base.cut(word))
         ends[index] = len(ids)
         if index % 50_000 == 0:
             log(Progress("tokenizer", "encode words", index, len(words), "words"))

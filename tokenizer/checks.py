@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -23,7 +24,7 @@ from tokenizers import Tokenizer
 from configs.errors import InputError
 from configs.progress import Log, Progress, silent
 from tokenizer import samples
-from tokenizer.base import Base, byte_level
+from tokenizer.base import Base
 from tokenizer.bpe import Learned, has_hangul_lead
 from tokenizer.chat import END, plain_ids, render_dialogue
 from tokenizer.write import chat_template
@@ -112,16 +113,21 @@ def special_ids(candidate: Candidate) -> None:
         cut = candidate.backend.encode(content, add_special_tokens=False).ids
         if found != index or cut != [index]:
             raise GateFailed("special_ids", f"{content} was {index}, is {found} and is cut {cut}")
+        beside = candidate.backend.encode(f"가{content}나", add_special_tokens=False).ids
+        if index not in beside:
+            raise GateFailed("special_ids", f"가{content}나 is cut {beside}, without {index}")
 
 
 def round_trip(candidate: Candidate) -> None:
-    """2. decode(encode(text)) is the text, byte for byte, on held-out and generated text."""
+    """2. decode(encode(text)) is the text, byte for byte, on held-out and generated text.
+
+    And decode(ids) is the text of the tokens' bytes, whatever ids a model produces.
+    """
     texts = [*candidate.texts, *samples.without_hangul(), *samples.with_hangul()]
-    normalizer = candidate.base.tokenizer.normalizer
     ids = _ids(candidate.backend, texts)
     decoded = candidate.backend.decode_batch(ids, skip_special_tokens=False)
     for text, after in zip(texts, decoded, strict=True):
-        before = normalizer.normalize_str(text) if normalizer else text
+        before = candidate.base.comes_back(text)
         if before != after:
             at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
             raise GateFailed(
@@ -129,10 +135,23 @@ def round_trip(candidate: Candidate) -> None:
             )
     # The first four through transformers as well: it may have ideas of its own about spaces.
     for text in [*candidate.texts[:2], "I 'm here . 예 , 좋아요 !", "a  b\n\n c"]:
-        before = normalizer.normalize_str(text) if normalizer else text
+        before = candidate.base.comes_back(text)
         after = candidate.saved.decode(candidate.saved.encode(text, add_special_tokens=False))
         if before != after:
             raise GateFailed("round_trip", f"transformers: {before[:60]!r} became {after[:60]!r}")
+    _broken_bytes(candidate)
+
+
+def _broken_bytes(candidate: Candidate) -> None:
+    if candidate.base.by_pieces:
+        return  # pieces are whole characters: only the base's byte pieces can be broken UTF-8
+    content = [*candidate.base.tokens(), *candidate.learned.tokens]
+    sequences = samples.broken_ids(content, candidate.base.vocab_size)
+    decoded = candidate.backend.decode_batch(sequences, skip_special_tokens=False)
+    for ids, after in zip(sequences, decoded, strict=True):
+        expected = candidate.base.shown(b"".join(content[index] for index in ids))
+        if after != expected:
+            raise GateFailed("round_trip", f"ids {ids} are {expected!r}, decoded to {after!r}")
 
 
 def reachable(candidate: Candidate) -> None:
@@ -142,7 +161,7 @@ def reachable(candidate: Candidate) -> None:
     model.ignore_merges = False
     try:
         for index, data in enumerate(candidate.learned.tokens, candidate.learned.first_id):
-            cut = [piece.id for piece in model.tokenize(byte_level(data))]
+            cut = [piece.id for piece in model.tokenize(candidate.base.spelled(data))]
             if cut != [index]:
                 raise GateFailed("reachable", f"token {index} {data!r} is cut into {cut}")
     finally:
@@ -181,13 +200,17 @@ def base_kept(candidate: Candidate) -> None:
         if candidate.vocab.get(token) != index:
             raise GateFailed("base_kept", f"{token!r} was {index}, is {candidate.vocab.get(token)}")
     for index, data in enumerate(learned.tokens, candidate.base.vocab_size):
-        if candidate.vocab.get(byte_level(data)) != index:
+        if candidate.vocab.get(candidate.base.spelled(data)) != index:
             raise GateFailed("base_kept", f"{data!r} should have id {index}")
     merges = candidate.definition["model"]["merges"]
     if merges[: len(old["merges"])] != old["merges"]:
         raise GateFailed("base_kept", "the base's merges are not the first ones")
-    if len(merges) != len(old["merges"]) + len(learned.merges):
-        raise GateFailed("base_kept", f"{len(merges)} merges after saving")
+    text = {index: token for token, index in candidate.vocab.items()}
+    new = [[text.get(left), text.get(right)] for left, right, _ in learned.merges]
+    if merges[len(old["merges"]) :] != new:
+        pairs = zip_longest(merges[len(old["merges"]) :], new)
+        found, expected = next((a, b) for a, b in pairs if a != b)
+        raise GateFailed("base_kept", f"a new merge is {found}, should be {expected}")
 
 
 def clean_stop(candidate: Candidate) -> None:

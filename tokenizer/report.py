@@ -11,18 +11,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from itertools import islice, zip_longest
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
-from tokenizer.base import load_base, token_bytes
-from tokenizer.load import load_tokenizer
+from tokenizer.base import token_bytes
 from tokenizer.words import PreTokens
 
 _HANGUL = re.compile("[가-힣]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _PLAIN = re.compile(r"[가-힣ㄱ-ㆎ ,.!?'\"()·]+")
 KOREAN_SHARE = 0.1
 """A source counts in the means where at least this share of its eojeols contains Hangul."""
@@ -46,7 +47,8 @@ class SourceFigures:
     korean: bool
 
 
-def _tokens(tokenizer: Tokenizer, counts: Counter[str]) -> int:
+def count_tokens(tokenizer: Tokenizer, counts: Counter[str]) -> int:
+    """Tokens that the counted strings cost."""
     words = list(counts)
     encodings = tokenizer.encode_batch_fast(words, add_special_tokens=False)
     return sum(
@@ -54,76 +56,132 @@ def _tokens(tokenizer: Tokenizer, counts: Counter[str]) -> int:
     )
 
 
-def _eojeols(pieces: Iterable[str]) -> Counter[str]:
-    """Pieces with Hangul, each with the space it has before it in a text."""
+def eojeols_of(pieces: Iterable[str]) -> Counter[str]:
+    """Counts of the pieces with Hangul, each with the space it has before it in a text."""
     return Counter(" " + piece for piece in pieces if _HANGUL.search(piece))
 
 
-def _share(before: float, after: float) -> float | None:
+def share_saved(before: float, after: float) -> float | None:
+    """The share of `before` that `after` does without; None where there was nothing."""
     return round(1 - after / before, 4) if before else None
 
 
-def measure_source(
-    before: Tokenizer, after: Tokenizer, pre_tokens: PreTokens, texts: Sequence[str]
-) -> SourceFigures:
-    """Figures of one source under two tokenizers with the same pre-tokenizer."""
-    words = pre_tokens.count(texts)
-    pieces = [piece for text in texts for piece in text.split()]
-    eojeols = _eojeols(pieces)
-    number = eojeols.total()
-    spent = [_tokens(tokenizer, words) for tokenizer in (before, after)]
-    on_eojeols = [_tokens(tokenizer, eojeols) for tokenizer in (before, after)]
-    everything = [
-        sum(map(len, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)))
-        for tokenizer in (before, after)
-    ]
-    return SourceFigures(
-        documents=len(texts),
-        characters=sum(map(len, texts)),
-        words=words.total(),
-        tokens_before=spent[0],
-        tokens_after=spent[1],
-        saved=_share(spent[0], spent[1]),
-        all_tokens_before=everything[0],
-        all_tokens_after=everything[1],
-        eojeols=number,
-        fertility_before=round(on_eojeols[0] / number, 4) if number else None,
-        fertility_after=round(on_eojeols[1] / number, 4) if number else None,
-        korean=bool(pieces) and number / len(pieces) >= KOREAN_SHARE,
-    )
+@dataclass(frozen=True)
+class Prepared:
+    """Texts of one source under the base. words: with Hangul; eojeols: with Hangul, pieces: of all.
+
+    tokens, eojeol_tokens, all_tokens: on the words, on the eojeols, on the whole text.
+    """
+
+    texts: Sequence[str] = field(repr=False)
+    words: Counter[str] = field(repr=False)
+    eojeols: Counter[str] = field(repr=False)
+    pieces: int
+    tokens: int
+    eojeol_tokens: int
+    all_tokens: int
+
+    @property
+    def korean(self) -> bool:
+        """Whether the source counts in the means."""
+        return bool(self.pieces) and self.eojeols.total() / self.pieces >= KOREAN_SHARE
+
+    @property
+    def syllables(self) -> int:
+        """Hangul syllables of the text."""
+        return sum(len(_HANGUL.findall(word)) * count for word, count in self.words.items())
+
+
+def prepare(
+    before: Tokenizer, pre_tokens: PreTokens, texts: Mapping[str, Sequence[str]]
+) -> dict[str, Prepared]:
+    """What is the same for every tokenizer that extends `before`; texts: source → documents."""
+    prepared = {}
+    for name, own in sorted(texts.items()):
+        words = pre_tokens.count(own)
+        pieces = [piece for text in own for piece in text.split()]
+        eojeols = eojeols_of(pieces)
+        spent = count_tokens(before, words), count_tokens(before, eojeols)
+        everything = sum(map(len, _ids(before, own)))
+        prepared[name] = Prepared(own, words, eojeols, len(pieces), *spent, everything)
+    return prepared
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All sources: shares of tokens saved and fertility are means over the Korean sources."""
+    """All sources: shares of tokens saved and fertility are means over the Korean sources.
+
+    uses: how often each new token was used on all the texts, [new tokens].
+    """
 
     heldout: dict[str, dict[str, Any]]
     tokens_saved: float | None
     all_tokens_saved: float | None
     fertility_before: float | None
     fertility_after: float | None
+    uses: list[int] = field(repr=False)
 
 
-def measure(
-    before: Tokenizer,
-    after: Tokenizer,
-    pre_tokens: PreTokens,
-    texts: Mapping[str, Sequence[str]],
-) -> Figures:
-    """Measure every source of `texts` (source → documents)."""
-    sources = {
-        name: measure_source(before, after, pre_tokens, own) for name, own in sorted(texts.items())
-    }
+def measure(after: Tokenizer, prepared: Mapping[str, Prepared], first_id: int = 0) -> Figures:
+    """Measure an extended tokenizer on every source (`prepare`); first_id: of its new tokens."""
+    sources = {}
+    uses = np.zeros(max(after.get_vocab_size() - first_id, 0), np.int64)
+    for name, own in prepared.items():
+        ids = [np.array(one, np.int64) for one in _ids(after, own.texts)]
+        for one in ids:
+            uses += np.bincount(one[one >= first_id] - first_id, minlength=len(uses))
+        sources[name] = _figures(after, own, sum(map(len, ids)))
     korean = [figures for figures in sources.values() if figures.korean]
     return Figures(
         heldout={name: asdict(figures) for name, figures in sources.items()},
         tokens_saved=_mean([figures.saved for figures in korean]),
         all_tokens_saved=_mean(
-            [_share(own.all_tokens_before, own.all_tokens_after) for own in korean]
+            [share_saved(own.all_tokens_before, own.all_tokens_after) for own in korean]
         ),
         fertility_before=_mean([figures.fertility_before for figures in korean]),
         fertility_after=_mean([figures.fertility_after for figures in korean]),
+        uses=uses.tolist(),
     )
+
+
+def _figures(after: Tokenizer, own: Prepared, all_tokens: int) -> SourceFigures:
+    number = own.eojeols.total()
+    tokens = count_tokens(after, own.words)
+    return SourceFigures(
+        documents=len(own.texts),
+        characters=sum(map(len, own.texts)),
+        words=own.words.total(),
+        tokens_before=own.tokens,
+        tokens_after=tokens,
+        saved=share_saved(own.tokens, tokens),
+        all_tokens_before=own.all_tokens,
+        all_tokens_after=all_tokens,
+        eojeols=number,
+        fertility_before=round(own.eojeol_tokens / number, 4) if number else None,
+        fertility_after=round(count_tokens(after, own.eojeols) / number, 4) if number else None,
+        korean=own.korean,
+    )
+
+
+def usage(uses: Sequence[int], first_id: int, shown: int = 60) -> dict[str, Any] | None:
+    """How the new tokens were used: the share of them never used, in all and by tenths of their rank
+    (the first learned first), and the commonest with their counts. None where there are none.
+    """
+    if not uses:
+        return None
+    never = np.array(uses) == 0
+    tenths = [part for part in np.array_split(never, 10) if len(part)]
+    order = sorted(range(len(uses)), key=lambda index: (-uses[index], index))
+    return {
+        "never_used": round(float(never.mean()), 4),
+        "never_used_by_tenth": [round(float(part.mean()), 4) for part in tenths],
+        "commonest": [[first_id + index, uses[index]] for index in order[:shown] if uses[index]],
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -132,110 +190,74 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def segments(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The text as the tokenizer cuts it; a token that ends inside a character shows its bytes."""
-    shown = []
-    for token in tokenizer.encode(text, add_special_tokens=False).tokens:
-        try:
-            data = token_bytes(token)
-        except KeyError:  # not byte-level: the token is its own text
-            shown.append(token)
-            continue
-        try:
-            shown.append(data.decode())
-        except UnicodeDecodeError:
-            shown.append(f"⟨{data.hex(' ')}⟩")
-    return shown
+    """The text as the tokenizer cuts it; a token that ends inside a character shows its bytes.
 
-
-def choose_example(
-    before: Tokenizer, after: Tokenizer, texts: Mapping[str, Sequence[str]], saved: float
-) -> dict[str, Any] | None:
-    """A plain Korean sentence whose saving is the nearest to `saved`: typical, not the best one."""
-    best: tuple[float, str] | None = None
-    for _, own in sorted(texts.items()):
-        seen = 0
-        for sentence in (part.strip() for text in own for part in _SENTENCE_END.split(text)):
-            if not 25 <= len(sentence) <= 60 or not _PLAIN.fullmatch(sentence):
-                continue
-            if sentence.count(" ") < 4:
-                continue
-            tokens = [
-                len(tokenizer.encode(sentence, add_special_tokens=False))
-                for tokenizer in (before, after)
-            ]
-            distance = abs(1 - tokens[1] / tokens[0] - saved)
-            if best is None or (distance, sentence) < best:
-                best = (distance, sentence)
-            seen += 1
-            if seen == 200:
-                break
-    if best is None:
-        return None
-    text = best[1]
-    return {"text": text, "before": segments(before, text), "after": segments(after, text)}
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One text under two tokenizers: its segments."""
-
-    text: str
-    a: list[str]
-    b: list[str]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two tokenizers side by side; `texts` in the order given.
-
-    fertility_*: tokens per eojeol with Hangul, over all texts; None where there is none.
+    Tokens are shown as text for byte-level and SentencePiece's kind, as they are for any other.
     """
-
-    vocab_size_a: int
-    vocab_size_b: int
-    tokens_a: int
-    tokens_b: int
-    fertility_a: float | None
-    fertility_b: float | None
-    texts: list[Compared]
-
-    @property
-    def saved(self) -> float | None:
-        """Share of a's tokens that b does without."""
-        return _share(self.tokens_a, self.tokens_b)
+    shown = _shown_bytes if "ByteLevel" in str(tokenizer.decoder) else _shown_piece
+    return [shown(token) for token in tokenizer.encode(text, add_special_tokens=False).tokens]
 
 
-def compare(a: str, b: str, texts: Sequence[str]) -> Comparison:
-    """Cut texts with two tokenizers, each `llama3`, a folder, a tiktoken file or a hub id.
+def _shown_bytes(token: str) -> str:
+    try:
+        data = token_bytes(token)
+    except KeyError:  # an added token is its own text
+        return token
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return f"⟨{data.hex(' ')}⟩"
 
-    Lone surrogates (a terminal's broken input) become U+FFFD. Raises InputError where a tokenizer
-    cannot be loaded.
+
+def _shown_piece(token: str) -> str:
+    byte = _BYTE_PIECE.fullmatch(token)
+    return f"⟨{byte[1].lower()}⟩" if byte else token.replace("▁", " ")
+
+
+def choose_sentences(
+    before: Tokenizer,
+    after: Tokenizer,
+    texts: Mapping[str, Sequence[str]],
+    saved: Mapping[str, float],
+    count: int = 10,
+) -> list[dict[str, Any]]:
+    """Plain Korean sentences, cut both ways; the same ones for the same base and texts.
+
+    saved: share of tokens saved, by source. Sources take turns, each with the sentence whose own
+    saving is the nearest to the source's: typical ones, not the best.
     """
-    tokenizers = [_any_tokenizer(name) for name in (a, b)]
-    compared = []
-    for text in texts:
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        compared.append(Compared(whole, *(segments(tokenizer, whole) for tokenizer in tokenizers)))
-    eojeols = _eojeols(piece for one in compared for piece in one.text.split())
-    number = eojeols.total()
-    fertility = [
-        round(_tokens(tokenizer, eojeols) / number, 4) if number else None
-        for tokenizer in tokenizers
+    ranked = {
+        name: _typical(before, after, own, saved[name])
+        for name, own in sorted(texts.items())
+        if name in saved
+    }
+    turns = (one for turn in zip_longest(*ranked.values()) for one in turn if one is not None)
+    chosen = list(dict.fromkeys(turns))[:count]
+    sources = {sentence: name for name, own in reversed(ranked.items()) for sentence in own}
+    return [
+        {
+            "text": text,
+            "source": sources[text],
+            "before": segments(before, text),
+            "after": segments(after, text),
+        }
+        for text in chosen
     ]
-    return Comparison(
-        vocab_size_a=tokenizers[0].get_vocab_size(),
-        vocab_size_b=tokenizers[1].get_vocab_size(),
-        tokens_a=sum(len(one.a) for one in compared),
-        tokens_b=sum(len(one.b) for one in compared),
-        fertility_a=fertility[0],
-        fertility_b=fertility[1],
-        texts=compared,
+
+
+def _typical(
+    before: Tokenizer, after: Tokenizer, texts: Sequence[str], saved: float, most: int = 300
+) -> list[str]:
+    """Sentences of a source, the most typical first, out of the first `most` plain ones."""
+    parts = (part.strip() for text in texts for part in _SENTENCE_END.split(text))
+    plain = (
+        part
+        for part in parts
+        if 25 <= len(part) <= 60 and _PLAIN.fullmatch(part) and part.count(" ") >= 4
     )
-
-
-def _any_tokenizer(name: str) -> Tokenizer:
-    """Base tokenizers load as such; anything else transformers can load works too."""
-    path = Path(name)
-    if name == "llama3" or path.is_file() or (path / "tokenizer.model").is_file():
-        return load_base(name).tokenizer
-    return load_tokenizer(name).backend_tokenizer
+    found = sorted(set(islice(plain, most)))
+    spent = [[len(ids) for ids in _ids(tokenizer, found)] for tokenizer in (before, after)]
+    ranked = sorted(
+        (abs(1 - b / a - saved), sentence) for sentence, a, b in zip(found, *spent, strict=True)
+    )
+    return [sentence for _, sentence in ranked]

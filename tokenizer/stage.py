@@ -7,6 +7,9 @@ finished.
 The decision: the tokenizer is built in tokenizer/.work/, loaded from there as a user would load it,
 and judged (`checks.py`); only what passed every gate is renamed into place. The counts of each input
 file stay in .work/ too, until the stage is finished, so a killed count goes on where it was.
+
+Learning goes on to `size.MOST` tokens whatever was asked, because the first k are the +k tokenizer:
+a few seconds buy the size curve, from which `new_tokens: auto` takes the best size.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,22 @@ from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from configs.schema import Config, Tokenizer
 from dedup.documents import document_files, read_documents
-from tokenizer.base import Base, load_base
-from tokenizer.bpe import Learned, encode_words, learn
+from dedup.ray_engine import cluster_of
+from tokenizer.added import cut_at_added
+from tokenizer.base import Base, check_room, load_base, without_prefix
+from tokenizer.bpe import Ids, Learned, Longs, encode_words, learn
 from tokenizer.checks import Candidate, pass_gates
+from tokenizer.curve import first_tokens, tokens_by_size
+from tokenizer.forms import check_forms
 from tokenizer.load import load_tokenizer
-from tokenizer.report import choose_example, measure
-from tokenizer.words import PreTokens, balanced, count_words
-from tokenizer.write import FILES, write_folder
+from tokenizer.pieces import learn_pieces
+from tokenizer.ranks import in_rank_order
+from tokenizer.report import Prepared, choose_sentences, measure, prepare, usage
+from tokenizer.shape import model_shape
+from tokenizer.size import HeldOut, Sizes, most_tokens, planned_tokens, size_curve
+from tokenizer.weights import balanced
+from tokenizer.words import MERGED, PreTokens, count_words, sizes_of
+from tokenizer.write import FILES, OTHER_FORMS, write_folder
 
 HELDOUT_CHARACTERS = 1_000_000
 """Most held-out text per source that is measured and checked, chosen by a hash of the id."""
@@ -46,7 +58,8 @@ class Report:
 
     asked: tokens asked for; new_tokens: tokens written; note: says so where they differ, and where
     there was no held-out text. measured_on: split of the texts behind `heldout`. heldout: figures of
-    each source (`report.SourceFigures`). tokens_saved: share of the tokens spent on words with
+    each source (`report.SourceFigures`). sentences: cut both ways, `example` is the first of them.
+    sizes_compared: the size curve (`size.Sizes`). usage: of the new tokens on those texts. tokens_saved: share of the tokens spent on words with
     Hangul, all_tokens_saved: of all tokens, fertility_*: tokens per eojeol with Hangul; means over
     the Korean sources. words_learned_from: distinct words; sizes: words with Hangul by source.
     tokens: figures of the gates (partial_characters, mixed_scripts, …). seconds: by step.
@@ -71,6 +84,9 @@ class Report:
     words_learned_from: int
     sizes: dict[str, int]
     seconds: dict[str, float]
+    sentences: list[dict[str, Any]] = field(default_factory=list)
+    sizes_compared: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
 
 
 class _Clock:
@@ -102,39 +118,59 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
     work = out / ".work"
     clock = _Clock()
     paths: Sequence[str | Path] = settings.documents or [folder / "dedup" / "documents"]
-    # With nothing to learn a corpus is only measured on, and may be missing.
+    # With nothing to learn, or counts given, a corpus is only measured on, and may be missing.
     files = [] if _may_be_missing(settings, folder) else document_files(paths)
     log(Progress("tokenizer", "load base", message=settings.base))
     with clock("base"):
         base = load_base(settings.base)
-    learned, sizes, words_learned_from = _learn(settings, base, files, work, clock, log)
+    most = _most_tokens(settings, base)
+    counted = _learn(settings, base, files, work, most, clock, log)
+    with clock("heldout"):
+        measured_on, texts = _measured_texts(files, log)
+        pre_tokens = PreTokens(base.pattern, base.tokenizer.normalizer)
+        prepared = prepare(without_prefix(base.tokenizer), pre_tokens, texts)
+    with clock("size"):
+        log(Progress("tokenizer", "compare sizes"))
+        compared = _compare_sizes(config, base, counted, prepared)
+        asked = settings.new_tokens
+        if asked == "auto":
+            asked = compared.best if compared else 0
+        learned = counted.learned
+        if not base.by_pieces:
+            learned = in_rank_order(base, first_tokens(learned, asked))
     with clock("write"):
         log(Progress("tokenizer", "write", message=f"{len(learned.tokens):,} new tokens"))
         shutil.rmtree(work / "new", ignore_errors=True)
         write_folder(work / "new", base, learned)
         saved = load_tokenizer(work / "new")
-    with clock("heldout"):
-        measured_on, texts = _measured_texts(files, log)
     with clock("gates"):
         all_texts = [text for own in texts.values() for text in own]
-        candidate = Candidate(base, saved, learned, settings.new_tokens, all_texts)
+        candidate = Candidate(base, saved, learned, asked, all_texts)
         gates, figures = pass_gates(candidate, log=log)
+        figures.update(check_forms(work / "new", candidate))
     with clock("report"):
         log(Progress("tokenizer", "report"))
         backend = saved.backend_tokenizer
-        pre_tokens = PreTokens(base.pattern, base.tokenizer.normalizer)
-        worth = measure(base.tokenizer, backend, pre_tokens, texts)
-        example = choose_example(base.tokenizer, backend, texts, worth.tokens_saved or 0.0)
+        worth = measure(without_prefix(backend), prepared, base.vocab_size)
+        korean = {name: own["saved"] for name, own in worth.heldout.items() if own["korean"]}
+        sentences = choose_sentences(base.tokenizer, backend, texts, korean)
     for name in FILES:
         (work / "new" / name).replace(out / name)
+    for name in OTHER_FORMS:
+        if (work / "new" / name).is_file():
+            (out / name).parent.mkdir(exist_ok=True)
+            (work / "new" / name).replace(out / name)
+            sync((out / name).parent)
+    if settings.keep_counts and (work / "counts" / MERGED).is_file():
+        (work / "counts" / MERGED).replace(out / "counts.parquet")
     sync(out)
     report = Report(
         base=settings.base,
         base_vocab_size=base.vocab_size,
-        asked=settings.new_tokens,
+        asked=asked,
         new_tokens=len(learned.tokens),
         vocab_size=base.vocab_size + len(learned.tokens),
-        note=_note(settings, learned, measured_on),
+        note=_note(settings, asked, learned, compared, measured_on),
         tokenizer_sha256=sha256(out / "tokenizer.json"),
         measured_on=measured_on,
         heldout=worth.heldout,
@@ -142,12 +178,15 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         all_tokens_saved=worth.all_tokens_saved,
         fertility_before=worth.fertility_before,
         fertility_after=worth.fertility_after,
-        example=example,
+        example=sentences[0] if sentences else None,
         gates=gates,
         tokens=figures,
-        words_learned_from=words_learned_from,
-        sizes=sizes,
+        words_learned_from=len(counted.weights),
+        sizes=counted.sizes,
         seconds=clock.seconds,
+        sentences=sentences,
+        sizes_compared=asdict(compared) if compared else None,
+        usage=usage(worth.uses, base.vocab_size),
     )
     write_json(out / "report.json", asdict(report))
     shutil.rmtree(work, ignore_errors=True)
@@ -156,27 +195,66 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
     return report
 
 
+def _most_tokens(settings: Tokenizer, base: Base) -> int:
+    """How many tokens are learned, which may be more than asked for (the size curve)."""
+    if settings.new_tokens == "auto" and base.by_pieces:
+        raise InputError(
+            "tokenizer.new_tokens: auto compares sizes of byte-level bases only, and this one is of "
+            "SentencePiece's kind; give a number, such as 16000"
+        )
+    if settings.new_tokens != "auto":
+        check_room(base, settings.new_tokens)
+        if base.by_pieces:
+            return settings.new_tokens
+    return most_tokens(settings.new_tokens)
+
+
 def _may_be_missing(settings: Tokenizer, folder: Path) -> bool:
     missing = not settings.documents and not (folder / "dedup" / "documents").is_dir()
-    return settings.new_tokens == 0 and missing
+    return (settings.new_tokens == 0 or bool(settings.counts)) and missing
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Words with Hangul to learn from, and what was learned from them.
+
+    ids [N], ends [words], weights [words]. sizes: words with Hangul by source, repeats and all.
+    """
+
+    learned: Learned
+    ids: Ids
+    ends: Longs
+    weights: Longs
+    sizes: dict[str, int]
 
 
 def _learn(
-    settings: Tokenizer, base: Base, files: Sequence[Path], work: Path, clock: _Clock, log: Log
-) -> tuple[Learned, dict[str, int], int]:
-    """What was learned, words with Hangul by source, and distinct words learned from."""
-    if settings.new_tokens == 0:
-        return Learned(base.vocab_size, [], [], [], False), {}, 0
+    settings: Tokenizer,
+    base: Base,
+    files: Sequence[Path],
+    work: Path,
+    most: int,
+    clock: _Clock,
+    log: Log,
+) -> _Counted:
+    if most == 0:
+        none = np.zeros(0, np.int64)
+        nothing = Learned(base.vocab_size, [], [], [], False)
+        return _Counted(nothing, none.astype(np.int32), none, none, {})
     workers = settings.workers if settings.workers != "auto" else cores()
     with clock("count"):
-        counts = count_words(files, base, work / "counts", workers=workers, log=log)
-        sizes = {
-            row["source"]: row["count_sum"]
-            for row in counts.group_by("source", use_threads=False)
-            .aggregate([("count", "sum")])
-            .sort_by("source")
-            .to_pylist()
-        }
+        counts = count_words(
+            files,
+            base,
+            work / "counts",
+            workers=workers,
+            cluster=cluster_of(settings),
+            also=document_files(settings.counts),
+            min_count=settings.min_count,
+            max_words=settings.max_words,
+            log=log,
+        )
+        sizes = sizes_of(counts)
     if not sizes:
         where = ", ".join(settings.documents) or "the run's documents"
         raise InputError(
@@ -184,22 +262,60 @@ def _learn(
             "check the corpus, or set tokenizer.new_tokens=0 to keep the base"
         )
     with clock("learn"):
-        words, weights = balanced(counts, settings.balance, settings.min_count)
+        words, weights = balanced(counts, settings.balance)
+        words, weights = cut_at_added(base, words, weights)
         ids, ends = encode_words(base, words, log=log)
-        learned = learn(ids, ends, weights, base.tokens(), settings.new_tokens, log=log)
+        if base.by_pieces:
+            learned = learn_pieces(base, words, weights, most, log=log)
+        else:
+            learned = learn(ids, ends, weights, base.tokens(), most, log=log)
     if not learned.tokens:
         raise InputError(
-            f"tokenizer: no word with Hangul occurs {settings.min_count} times or more and is not "
-            "a token already; give more text, a lower tokenizer.min_count, or new_tokens=0"
+            "tokenizer: every word with Hangul is a token already, or rarer than tokenizer.min_count "
+            f"({settings.min_count}); give more text, a lower min_count, or new_tokens=0"
         )
-    return learned, sizes, int(np.count_nonzero(weights))
+    return _Counted(learned, ids, ends, weights, sizes)
 
 
-def _note(settings: Tokenizer, learned: Learned, measured_on: str) -> str:
+def _compare_sizes(
+    config: Config, base: Base, counted: _Counted, prepared: Mapping[str, Prepared]
+) -> Sizes | None:
+    """The size curve; None where nothing was learned or there is no Korean to judge by."""
+    learned, asked = counted.learned, config.tokenizer.new_tokens if config.tokenizer else None
+    if not learned.tokens or base.by_pieces or not any(own.words for own in prepared.values()):
+        return None
+    words = sorted(set().union(*(own.words for own in prepared.values())))
+    counts = np.array([[own.words[word] for own in prepared.values()] for word in words], np.int64)
+    ids, ends = encode_words(base, words)
+    heldout = [
+        HeldOut(name, own.words.total(), own.syllables, own.all_tokens, own.korean)
+        for name, own in prepared.items()
+    ]
+    tokens = tokens_by_size(base, learned, ids, ends, counts)
+    weights = counted.weights[:, None]
+    trained = tokens_by_size(base, learned, counted.ids, counted.ends, weights)[:, 0]
+    return size_curve(
+        model_shape(config.pretrain),
+        base.vocab_size,
+        heldout,
+        tokens,
+        trained,
+        planned_tokens(config.pretrain, heldout, tokens, counted.sizes),
+        asked=None if asked == "auto" else asked,
+        from_config=config.pretrain is not None,
+    )
+
+
+def _note(
+    settings: Tokenizer, asked: int, learned: Learned, compared: Sizes | None, measured_on: str
+) -> str:
     notes = []
-    if learned.exhausted:
+    if settings.new_tokens == "auto":
+        reason = compared.reason if compared else "there is no Korean text to judge sizes by"
+        notes.append(f"new_tokens: auto took {asked:,}: {reason}")
+    elif len(learned.tokens) < asked:
         notes.append(
-            f"{len(learned.tokens):,} new tokens instead of the {settings.new_tokens:,} asked for: "
+            f"{len(learned.tokens):,} new tokens instead of the {asked:,} asked for: "
             "no pair was left to merge; give more text, or a lower tokenizer.min_count"
         )
     if measured_on == "train":

@@ -124,7 +124,8 @@ def test_new_rows_start_from_their_subtokens_and_old_rows_stay_as_they_were(
     model.save_pretrained(base)
     folder = grown_tokenizer(base, tmp_path / "grown", ["봄바람이", "강물소리"])
     tokenizer = load_tokenizer(folder)
-    made = write_base(str(base), tokenizer, folder, NewRows(), 7, tmp_path / "start")
+    method = NewRows(input="subtokens", output="mean")
+    made = write_base(str(base), tokenizer, folder, method, 7, tmp_path / "start")
     assert (made.base, made.vocabulary, made.total) == (old, old + 2, -(-(old + 2) // 64) * 64)
     grown = AutoModelForCausalLM.from_pretrained(tmp_path / "start")
     assert grown.config.vocab_size == made.total

@@ -148,6 +148,17 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents of `run_folder`, for runs that several tests look at."""
+    return write_documents(tmp_path_factory.mktemp("shared-documents"), corpus_rows())
+
+
+@pytest.fixture(scope="session")
+def corpus_texts() -> list[str]:
+    return [str(row["text"]) for shard in corpus_rows() for row in shard]
+
+
+@pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a small byte-level BPE with Llama-3's regex and control tokens."""
     folder = tmp_path_factory.mktemp("small-base")

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 
-from tokenizer import checks
+from tokenizer import checks, samples
 from tokenizer.base import Base
-from tokenizer.bpe import Learned, learn
+from tokenizer.bpe import Learned, has_hangul_lead, learn
 from tokenizer.bpe import encode_words as encode
 from tokenizer.checks import Candidate, GateFailed, pass_gates
 from tokenizer.load import load_tokenizer
+from tokenizer.scripts import SCRIPTS
 from tokenizer.words import PreTokens
 from tokenizer.write import write_folder
 
+EVERY = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
 TEXTS = [
     "도서관에서 친구를 기다렸다. 버스가 지나갔다!\nThe bus was late.\n",
     "시장까지 자전거를 타고 갔다.",
@@ -63,6 +66,11 @@ def specials_only_in_added_tokens(definition: dict[str, Any]) -> None:
         del definition["model"]["vocab"][token["content"]]
 
 
+def special_as_a_whole_word_only(definition: dict[str, Any]) -> None:
+    for token in definition["added_tokens"]:
+        token["single_word"] = True
+
+
 def other_decoder(definition: dict[str, Any]) -> None:
     definition["decoder"] = {"type": "BPEDecoder", "suffix": "</w>"}
 
@@ -81,6 +89,11 @@ def new_merges_first(definition: dict[str, Any]) -> None:
     definition["model"]["merges"] = merges[-5:] + merges[:-5]
 
 
+def new_merges_in_another_order(definition: dict[str, Any]) -> None:
+    merges = definition["model"]["merges"]
+    merges[-2:] = merges[:-3:-1]
+
+
 def subword_as_added_token(definition: dict[str, Any]) -> None:
     token = {**definition["added_tokens"][0], "content": "버스"}
     definition["added_tokens"].append({**token, "id": len(definition["model"]["vocab"])})
@@ -94,10 +107,12 @@ def other_regex(definition: dict[str, Any]) -> None:
     ("gate", "change"),
     [
         ("special_ids", specials_only_in_added_tokens),
+        ("special_ids", special_as_a_whole_word_only),
         ("round_trip", other_decoder),
         ("reachable", last_merge_lost),
         ("other_scripts", english_merge_added),
         ("base_kept", new_merges_first),
+        ("base_kept", new_merges_in_another_order),
         ("no_added_subwords", subword_as_added_token),
         ("vocabulary_size", english_merge_added),
         ("pre_tokenizer_kept", other_regex),
@@ -113,6 +128,80 @@ def test_a_gate_stops_a_tokenizer_that_breaks_its_promise(
         getattr(checks, gate)(broken)
     assert failure.value.gate == gate
     assert failure.value.example
+
+
+def test_ids_that_break_characters_have_to_decode_to_their_bytes(
+    candidate: Callable[..., Candidate],
+) -> None:
+    def marks_broken_bytes(definition: dict[str, Any]) -> None:
+        mark = {"type": "Replace", "pattern": {"String": "\ufffd"}, "content": "?"}
+        definition["decoder"] = {"type": "Sequence", "decoders": [definition["decoder"], mark]}
+
+    broken = replace(candidate(marks_broken_bytes), texts=[])
+    with pytest.MonkeyPatch.context() as patch:  # no text holds U+FFFD: only broken ids show it
+        patch.setattr(checks.samples, "without_hangul", lambda: ["a"])
+        patch.setattr(checks.samples, "with_hangul", lambda: ["가"])
+        with pytest.raises(GateFailed, match=r"ids \[.*\] are .*decoded to .*\?"):
+            checks.round_trip(broken)
+
+
+def test_an_example_is_named_and_what_to_do(candidate: Callable[..., Candidate]) -> None:
+    with pytest.raises(GateFailed) as failure:
+        pass_gates(candidate(last_merge_lost))
+    assert "reachable" in str(failure.value) and "nothing was written" in str(failure.value)
+    assert f"token {600 + 6 + 11}" in str(failure.value) or "is cut into" in str(failure.value)
+
+
+# ── the texts ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_texts_hold_letters_of_every_script_of_unicode() -> None:
+    table = getattr(regex, "_regex_core").PROPERTIES["SCRIPT"][1]  # noqa: B009 - not public
+    names = {number: name for name, number in table.items() if len(name) > 4}
+    known = {name.replace("_", "").upper() for name in SCRIPTS}
+    lacking = {name for name in names.values() if name.replace("_", "") not in known}
+    assert lacking <= {
+        "HANGUL", "COMMON", "INHERITED", "UNKNOWN", "KATAKANAORHIRAGANA",
+    } | {name for name in lacking if not regex.search(rf"\p{{Script={name}}}", EVERY)}  # fmt: skip
+    text = "".join(samples.without_hangul())
+    for name, (first, last) in SCRIPTS.items():
+        letter = regex.compile(rf"\p{{Script={name}}}")
+        assert letter.match(chr(first)) and letter.match(chr(last)), name
+        assert len(letter.findall(text)) >= 24, name
+    assert regex.search(r"\p{Script=Hangul}", "".join(samples.with_hangul()))
+
+
+def test_the_texts_hold_every_syllable_and_every_jamo() -> None:
+    without, hangul = "".join(samples.without_hangul()), "".join(samples.with_hangul())
+    assert {chr(code) for code in range(0xAC00, 0xD7A4)} <= set(hangul)
+    jamo = [
+        (0x1100, 0x11FF),
+        (0x3131, 0x318E),
+        (0xA960, 0xA97C),
+        (0xD7CB, 0xD7FB),
+        (0xFFA0, 0xFFDC),
+    ]
+    for first, last in jamo:
+        assert {chr(code) for code in range(first, last + 1)} <= set(without)
+    assert {chr(code) for code in range(0xD7B0, 0xD7C7)} <= set(hangul)  # old vowels
+    assert "\u200d" in without and "\U000e007f" in without and "\u20e3" in without
+    assert {chr(code) for code in [*range(0x20), *range(0x7F, 0xA0)]} <= set(without)
+    assert "\ufffd" in without and "\ufffd" in hangul
+
+
+def test_the_texts_without_hangul_hold_none_and_are_the_same_in_every_run() -> None:
+    texts = samples.without_hangul()
+    assert not any(has_hangul_lead(text.encode()) for text in texts)
+    assert texts == samples.without_hangul() and samples.with_hangul() == samples.with_hangul()
+
+
+def test_most_broken_ids_are_no_utf_8(small_base: Base, learned: Learned) -> None:
+    content = [*small_base.tokens(), *learned.tokens]
+    sequences = samples.broken_ids(content, small_base.vocab_size)
+    decoded = [b"".join(content[index] for index in ids) for ids in sequences]
+    broken = sum("\ufffd" in data.decode("utf-8", "replace") for data in decoded)
+    assert broken > len(sequences) / 2
+    assert any(index >= small_base.vocab_size for ids in sequences for index in ids)
 
 
 def test_a_token_without_hangul_is_stopped(candidate: Callable[..., Candidate]) -> None:

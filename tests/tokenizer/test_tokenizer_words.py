@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from configs.errors import InputError
-from configs.progress import Progress
 from dedup.documents import document_files
-from tokenizer import samples, words
+from tokenizer import samples
 from tokenizer.base import GPT2_PATTERN, LLAMA3_PATTERN, Base
-from tokenizer.words import COUNTS, PreTokens, balanced, count_words
+from tokenizer.classes import BREAK, LETTER, NUMBER, OTHER, SPACE, character_classes
+from tokenizer.cutting import RULES
+from tokenizer.tally import Tally
+from tokenizer.words import PreTokens, count_words, sizes_of
 
 SYLLABLES = range(0xAC00, 0xD7A4)
 
@@ -29,7 +31,7 @@ def with_hangul(counts: Counter[str]) -> Counter[str]:
 
 @pytest.mark.parametrize("pattern", [LLAMA3_PATTERN, GPT2_PATTERN, r"\w+|\W"])
 def test_counts_are_those_of_the_pre_tokenizer_of_tokenizers(pattern: str) -> None:
-    texts = samples.with_hangul()
+    texts = list(samples.with_hangul())
     texts += [
         " 앞",
         "뒤 ",
@@ -46,20 +48,50 @@ def test_counts_are_those_of_the_pre_tokenizer_of_tokenizers(pattern: str) -> No
     assert PreTokens(pattern).count(texts) == with_hangul(expected)
 
 
-def test_characters_left_to_the_fast_regex_are_cut_the_same_by_both_engines() -> None:
-    import regex
+_ODD = "가나다각힣a1s't’rRvVeElLmMdDſSK ''  \t\n\r\v\x85\xa0\u3000!?.,(㎏²ㅋ漢ᄀ\u0301é\u200b½Ⅷ😀\ufffd"
 
-    oracle = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated", invert=False)
-    ours = regex.compile(LLAMA3_PATTERN)
-    agreed = [
-        chr(code)
-        for code in range(0x110000)
-        if not 0xD800 <= code < 0xE000 and words._AGREED.fullmatch(chr(code))
+
+def generated(seed: int) -> list[str]:
+    """Texts of what the rules distinguish, and texts of any characters there are."""
+    draw = random.Random(seed)
+    texts = ["".join(draw.choices(_ODD, k=draw.randrange(1, 40))) for _ in range(8_000)]
+
+    def character() -> str:
+        code = draw.choice([draw.randrange(0xD800), draw.randrange(0xE000, 0x110000)])
+        return draw.choice([chr(code), chr(draw.randrange(0x3400)), "가", " ", "'"])
+
+    return texts + ["".join(character() for _ in range(50)) for _ in range(2_000)]
+
+
+@pytest.mark.parametrize("pattern", [*RULES, r"\w+|\W"])
+def test_counts_of_generated_text_are_those_of_the_pre_tokenizer(pattern: str) -> None:
+    texts = generated(len(pattern))
+    oracle = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    expected = Counter(piece for text in texts for piece, _ in oracle.pre_tokenize_str(text))
+    assert PreTokens(pattern).count(texts) == with_hangul(expected)
+
+
+def test_a_character_is_what_the_engine_takes_it_for() -> None:
+    classes = character_classes()
+    draw = random.Random(3)
+    codes = {draw.randrange(0x110000) for _ in range(4_000)} | set(range(0x400)) | {0x2028, 0x3000}
+    of_class = {LETTER: r"\p{L}", NUMBER: r"\p{N}", SPACE: r"[^\S\r\n]", BREAK: r"[\r\n]"}
+    for value, pattern in {**of_class, OTHER: r"[^\s\p{L}\p{N}]"}.items():
+        asked = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
+        for code in codes - set(range(0xD800, 0xE000)):
+            assert bool(asked.pre_tokenize_str(chr(code))) == (classes[code] == value), hex(code)
+
+
+def test_bytes_that_are_not_utf8_count_as_replacement_characters() -> None:
+    raw = ["가나".encode() + b"\xed\xa0\x80" + " 다라".encode(), b"\xeb", " 다라".encode()]
+    texts = pa.array(raw, pa.large_binary()).view(pa.large_string())
+    tally = Tally()
+    PreTokens(LLAMA3_PATTERN).count_into(tally, texts, np.full(3, tally.number("talk"), np.int32))
+    assert tally.rows().to_pylist() == [
+        {"source": "talk", "word": "가나", "count": 1},
+        {"source": "talk", "word": " 다라", "count": 2},
     ]
-    assert len(agreed) > 39_000
-    for start in range(0, len(agreed), 1000):
-        text = "".join(f"가{c}나  {c} 다" for c in agreed[start : start + 1000])
-        assert ours.findall(text) == [piece for piece, _ in oracle.pre_tokenize_str(text)]
+    assert PreTokens(LLAMA3_PATTERN).count(["가\ud83d나"]) == {"가": 1, "나": 1}
 
 
 def count(folder: Path, work: Path, base: Base, workers: int = 1) -> pa.Table:
@@ -89,59 +121,8 @@ def test_held_out_documents_are_not_counted(
     ]
     counted = count(documents, tmp_path / "work", small_base)
     total = sum(counted.column("count").to_pylist())
+    assert sum(sizes_of(counted).values()) == total
     assert total == PreTokens(small_base.pattern).count(texts).total()
-
-
-def test_an_interrupted_count_goes_on_where_it_stopped(
-    run_folder: Path, tmp_path: Path, small_base: Base
-) -> None:
-    documents = run_folder / "dedup" / "documents"
-    whole = count(documents, tmp_path / "whole", small_base)
-
-    def interrupt(progress: Progress) -> None:
-        if progress.done > 0:
-            raise KeyboardInterrupt
-
-    files = document_files([documents])
-    with pytest.raises(KeyboardInterrupt):
-        count_words(files, small_base, tmp_path / "work", workers=1, log=interrupt)
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.parquet")}
-    assert 0 < len(finished) < len(files)
-    again = count(documents, tmp_path / "work", small_base)
-    assert again.equals(whole)
-    assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
-
-
-def test_a_file_that_changed_is_counted_again(
-    run_folder: Path, tmp_path: Path, small_base: Base
-) -> None:
-    documents = run_folder / "dedup" / "documents"
-    count(documents, tmp_path / "work", small_base)
-    result = next(iter(sorted((tmp_path / "work").glob("*.parquet"))))
-    written = result.stat().st_mtime_ns
-    os.utime(next(iter(sorted(documents.iterdir()))), (1, 1))
-    count(documents, tmp_path / "work", small_base)
-    assert result.stat().st_mtime_ns != written
-
-
-def table(rows: list[tuple[str, str, int]]) -> pa.Table:
-    names = ("source", "word", "count")
-    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=COUNTS)
-
-
-def test_a_source_weighs_its_size_to_the_power_of_balance() -> None:
-    counts = table([("big", " 가", 300), ("big", " 나", 100), ("small", " 가", 4)])
-    chosen, weights = balanced(counts, 0.5, 1)
-    assert chosen == [" 가", " 나"]
-    assert weights.tolist() == [300 + 40, 100]  # factor (400 / 4) ** 0.5 = 10
-    assert balanced(counts, 1.0, 1)[1].tolist() == [304, 100]
-    assert balanced(counts, 0.0, 1)[1].tolist() == [700, 100]
-
-
-def test_rare_words_are_left_out_by_their_true_count() -> None:
-    counts = table([("big", " 가", 300), ("small", " 나", 1), ("small", " 다", 2)])
-    assert balanced(counts, 0.5, 2)[0] == [" 가", " 다"]
-    assert balanced(COUNTS.empty_table(), 0.5, 2)[1].dtype == np.int64
 
 
 def test_paths_without_documents_are_all_named(tmp_path: Path) -> None:
