@@ -177,12 +177,11 @@ def _write_grown(
     """Write `base` with a row for every token to `folder`; loaded only where it must be."""
     new = read_new_tokens(tokenizer_folder / "new_tokens.tsv")
     checkpoint = open_checkpoint(base)
-    model = _load_base(base) if checkpoint is None else None
+    model: Any = _load_base(base) if checkpoint is None else None
     if checkpoint is not None:
         present, hidden = checkpoint.tensors[checkpoint.embed[0]].shape
         tied = checkpoint.head is None
     else:
-        assert model is not None
         present, hidden = model.get_input_embeddings().weight.shape
         tied = is_tied(model)
     _check_fit(base, present, tokenizer, sizes.base)

@@ -304,7 +304,9 @@ def _rewrite(source: Path, target: Path, rows: Rows, blocks: dict[str, Iterator[
             _copy(reader, writer, one.begin, one.begin + rows.base * one.row_bytes, source)
             written = rows.base
             for block in blocks[one.name]:
-                writer.write(block.to(_DTYPES[one.dtype]).contiguous().view(torch.uint8).numpy())
+                writer.write(
+                    block.to(_DTYPES[one.dtype]).contiguous().view(torch.uint8).numpy().data
+                )
                 written += len(block)
             assert written == rows.total, (one.name, written, rows.total)
 
