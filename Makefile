@@ -1,5 +1,6 @@
 # make quickstart   a fresh machine → .venv → raw Korean text to a chat reply
 # make test         everything the tests need → the tests
+# make test-thorough  those that kill, fill disks and start clusters: minutes more
 # make check        ruff, types, import order
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test test-thorough check format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/malmoi run configs/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not thorough" $(PYTEST_ARGS)
+
+test-thorough: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m thorough $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -170,7 +170,7 @@ def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> 
 def _time(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.0f} minutes"
-    return f"{hours:.0f} hours" if hours < 72 else f"{hours / 24:.0f} days"
+    return f"{hours:.0f} hours" if hours < 72 else f"{hours / 24:.1f} days"
 
 
 _COLUMNS = ("weights", "gradients", "optimizer", "activations", "logits", "margin")

@@ -76,6 +76,7 @@ def test_a_changed_training_key_would_run_training_alone_again(
     assert "pretrain: runs again" in done.stdout and "0.001 → 0.0005" in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_in_training_saves_and_the_same_command_goes_on_to_the_end(
     river: River, tmp_path: Path

@@ -115,6 +115,7 @@ class Server:
         self.process.stdout.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_after_sigkill_at_thirty_random_moments_the_bytes_are_those_of_a_run_left_alone(
     tmp_path: Path,

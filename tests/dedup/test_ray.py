@@ -107,6 +107,7 @@ def nodes() -> Iterator[Nodes]:
     nodes.local.shutdown()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_item_is_done_once_its_progress_heard_and_errors_come_out_as_themselves(
     nodes: Nodes, tmp_path: Path
@@ -133,6 +134,7 @@ def test_every_item_is_done_once_its_progress_heard_and_errors_come_out_as_thems
     assert "fail_on_three" in str(caught.value.__cause__)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_given_up_and_named(nodes: Nodes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"deadly: the worker .* died 4 times") as caught:
@@ -141,6 +143,7 @@ def test_a_task_that_kills_every_worker_is_given_up_and_named(nodes: Nodes, tmp_
     assert (tmp_path / "deadly").read_text().count("died") == 4
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_ends_the_tasks_on_the_cluster(nodes: Nodes, tmp_path: Path) -> None:
     nodes.both()
@@ -172,6 +175,7 @@ def test_ctrl_c_ends_the_tasks_on_the_cluster(nodes: Nodes, tmp_path: Path) -> N
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_tasks_of_a_node_that_is_killed_are_done_on_another(nodes: Nodes, tmp_path: Path) -> None:
     nodes.both()
@@ -212,6 +216,7 @@ def output(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_on_a_cluster_that_loses_a_node_half_way_has_the_bytes_of_a_local_one(
     nodes: Nodes, tmp_path: Path

@@ -168,6 +168,7 @@ def start(base: Path, settings: Config, folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_that_is_killed_in_every_pass_ends_with_the_same_bytes(
     finished: tuple[Path, Path, dict[str, str]], tmp_path: Path
@@ -460,6 +461,7 @@ def test_a_config_without_the_stage_and_a_path_without_files_are_refused(tmp_pat
         run(config(tmp_path / "nowhere"), tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_named_leaves_no_half_file_and_the_run_goes_on_when_there_is_room(
     tmp_path: Path, small_disk: Callable[[int], Path], workers: int

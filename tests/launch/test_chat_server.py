@@ -358,6 +358,7 @@ print("ended twice")
 """
 
 
+@pytest.mark.thorough
 def test_ctrl_c_and_sigterm_end_the_server_cleanly(chat_model: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, str(chat_model)],

@@ -86,6 +86,7 @@ def test_what_is_no_cluster_is_refused(text: str) -> None:
         Cluster.of(text)
 
 
+@pytest.mark.thorough
 def test_the_command_prints_the_plan_and_ends_with_2_where_it_cannot_be() -> None:
     def malmoi(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "launch.cli", "plan", *words]

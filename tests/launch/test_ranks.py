@@ -100,6 +100,7 @@ def silent(progress: Progress) -> None:
     return
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_killed_rank_is_restarted_and_the_losses_are_those_of_a_run_without_a_crash(
     tmp_path: Path,
@@ -155,6 +156,7 @@ def launcher(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
         process.wait()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_second_ctrl_c_leaves_no_rank_and_a_second_sigterm_waits_for_the_save(
     launcher: tuple[Path, subprocess.Popen[bytes]],
@@ -173,6 +175,7 @@ def test_a_second_ctrl_c_leaves_no_rank_and_a_second_sigterm_waits_for_the_save(
     assert not alive(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ranks_whose_launcher_was_killed_save_and_another_start_is_refused_meanwhile(
     launcher: tuple[Path, subprocess.Popen[bytes]],
@@ -191,6 +194,7 @@ def test_ranks_whose_launcher_was_killed_save_and_another_start_is_refused_meanw
     assert int(saved.name.removeprefix("step-")) == len(steps(folder))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_full_disk_ends_training_with_its_name_and_more_room_lets_it_go_on(
     tmp_path: Path, small_disk: Callable[[int], Path]

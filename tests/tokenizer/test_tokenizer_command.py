@@ -65,6 +65,7 @@ def start(config: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(
     tmp_path: Path, small_folder: Path
@@ -90,6 +91,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(
     assert (tmp_path / "run/tokenizer/tokenizer.json").is_file()
 
 
+@pytest.mark.thorough
 def test_a_full_disk_is_one_error_line_and_the_same_command_goes_on_when_there_is_room(
     tmp_path: Path, small_folder: Path, small_disk: Callable[[int], Path]
 ) -> None:

@@ -215,12 +215,14 @@ def test_a_base_that_came_from_no_ranks_has_no_ranks_file(small_run: Path) -> No
 # ── llama.cpp ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 def test_llama_cpps_converter_takes_the_extended_llama3_for_llama3(
     llama3_folder: Path,
 ) -> None:
     assert check_hash(load_tokenizer(llama3_folder)) == CHECK_HASH_OF_LLAMA3
 
 
+@pytest.mark.thorough
 def test_llama_cpp_gives_the_same_ids(
     llama3_folder: Path, tmp_path: Path, corpus_texts: list[str]
 ) -> None:

@@ -30,6 +30,7 @@ def ray() -> Iterator[Any]:
     ray.shutdown()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_cluster_counts_what_local_processes_count(
     ray: Any, run_folder: Path, tmp_path: Path, config: Make

@@ -14,6 +14,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data" / "ko_web"
 SMALL = ("petitions", "mixed_prose", "news_comments")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_real_korean_takes_a_quarter_fewer_tokens_with_8000_new_ones(
     tmp_path: Path, llama3: Base

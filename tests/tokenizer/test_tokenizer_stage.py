@@ -173,6 +173,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stage_stopped_while_counting_ends_with_the_same_bytes(
     run_folder: Path, tmp_path: Path, config: Make, number: signal.Signals

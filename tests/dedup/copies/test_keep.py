@@ -90,6 +90,7 @@ def check(selection: Selection, kept: list[bool], alike: dict[tuple[int, int], f
         assert selection.similarity[document] == alike[leader, document]
 
 
+@pytest.mark.thorough
 def test_on_random_bucket_graphs_the_choice_is_that_of_brute_force_for_any_block_and_workers() -> (
     None
 ):
@@ -227,6 +228,7 @@ def char5(text: str) -> set[str]:
     return {text[i : i + 5] for i in range(max(1, len(text) - 4))}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "share_left"), [(0.8, 0.001), (0.7, 0.01)])
 def test_on_labelled_near_duplicates_nearly_no_true_pair_stays_and_every_removal_is_justified(
