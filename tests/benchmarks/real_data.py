@@ -32,13 +32,24 @@ def measured(command: list[str], **options: Any) -> tuple[float, float]:
     """
     started = time.monotonic()
     process = psutil.Popen(command, **options)
-    peak = 0
+    peak, shared = 0.0, 1.0  # shared: exact memory over its cheap bound, when last compared
     while process.poll() is None:
-        peak = max(peak, sum(_proportional(each.pid) for each in [process, *_children(process)]))
+        family = [each.pid for each in [process, *_children(process)]]
+        bound = sum(map(_bound, family))
+        # the exact figure stops a process for as long as its pages take to walk: only near a peak
+        if bound * shared > 1.01 * peak:
+            exact = sum(map(_proportional, family))
+            shared = min(1.0, exact / max(bound, 1))
+            peak = max(peak, exact)
         time.sleep(0.25)
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
     return time.monotonic() - started, peak / 1e6
+
+
+def _bound(pid: int) -> int:
+    """Bytes of a process's own memory, shared pages counted whole; 0 once it is gone."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), ("RssAnon:", "RssShmem:"))
 
 
 def _proportional(pid: int) -> int:
@@ -46,12 +57,15 @@ def _proportional(pid: int) -> int:
 
     Files that are mapped do not count: the kernel takes their pages back when it needs them.
     """
+    return _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:"))
+
+
+def _kilobytes(path: Path, names: tuple[str, ...]) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return 0
-    own = ("Pss_Anon:", "Pss_Shmem:")
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(own))
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(names))
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
