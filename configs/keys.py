@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from configs.schema import Config, InputPath, Section
+from configs.schema import Config, InputPath, Section, Words
 
 # What people coming from other trainers write, where spelling alone would not find the key.
 _ELSEWHERE = {
@@ -174,6 +174,9 @@ def _one(form: Form) -> str:
     if name is not None:
         kind = "a size (64MB)" if "size" in name.__name__ else "a count (20000, 0.5B)"
         return kind + _limits(form)
+    for mark in form.metadata:
+        if isinstance(mark, Words):
+            return mark.words
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     if any(getattr(mark, "pattern", None) for mark in form.metadata):
         return "a name of letters, digits, '-', '_' and '.'"

@@ -86,6 +86,25 @@ PathOrName = Annotated[str, InputPath(optional=True)]
 Auto = Literal["auto"]
 AtLeastOne = Annotated[int, Field(ge=1)]
 NewTokens = Annotated[Count, Field(ge=0, le=1_000_000)]
+BatchTokens = Annotated[Count, Field(ge=16)]
+EpochLimit = Annotated[float, Field(gt=0)]
+
+
+class Words:
+    """Marks a string that has a form of its own with the words for that form in a message."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+
+Length = (
+    Annotated[float, Field(ge=0, le=1)]
+    | Annotated[
+        str,
+        Field(pattern=r"^\d[\d_]* steps$|^\d[\d._]*[kKmMbBtT]? tokens$"),
+        Words("an amount (200 steps, 0.5B tokens)"),
+    ]
+)
 
 
 class Section(BaseModel):
@@ -387,6 +406,56 @@ class Checkpoint(Section):
 
     every_steps: int = runtime(500, "optimizer steps between two saves", ge=1)
     keep: int = runtime(3, "newest checkpoints kept", ge=1)
+    keep_every: int | None = runtime(
+        None, "keep also every checkpoint whose step is a multiple of this", ge=1
+    )
+    keep_best: str | None = runtime(
+        None,
+        "keep also the checkpoint with the fewest held-out bits per byte of this source or language "
+        "(ko); it is measured at every save",
+    )
+    upload: PathGlob | None = runtime(
+        None, "copy each checkpoint, in the background, to s3://…, another fsspec address or a path"
+    )
+
+
+class Guard(Section):
+    """What happens when the loss or the gradient's norm jumps; what is left out is recorded."""
+
+    spike: Literal["off", "warn", "skip", "rollback"] = runtime(
+        "warn",
+        "warn says so; skip drops the step's update; rollback returns to a checkpoint before it and "
+        "leaves out the data that led there",
+    )
+    deviations: float = runtime(
+        10.0,
+        "how far above the median of the last steps is a jump, in robust standard deviations of the "
+        "logarithm (at least 2 % of a loss, 10 % of a norm)",
+        gt=0,
+    )
+    window: int = runtime(128, "steps the median and the deviation are taken over", ge=16)
+    rewind: int = runtime(
+        8, "steps before the jump whose sequences a rollback leaves out with its own", ge=0
+    )
+    most: int = runtime(10, "jumps acted upon in a phase before the run ends", ge=1)
+
+
+class Forgetting(Section):
+    """How far held-out text of another language may get worse while the model learns Korean."""
+
+    source: str | list[str] = runtime(
+        "en", "a language or a source, or several, that must not get worse"
+    )
+    limit: float = runtime(
+        0.03, "rise of its bits per byte over the start of the run, as a share (0.03)", gt=0
+    )
+    action: Literal["warn", "stop"] = runtime(
+        "warn", "warn says so and goes on; stop saves a checkpoint and ends with status 2"
+    )
+
+    @property
+    def names(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else self.source
 
 
 class Evaluate(Section):
@@ -396,6 +465,7 @@ class Evaluate(Section):
     sequences: int = Field(
         32, ge=1, description="most held-out sequences per source in one evaluation"
     )
+    forgetting: Forgetting | None = runtime(None, "the alarm for forgetting; left out: none")
 
 
 class Optimizer(Section):
@@ -410,19 +480,98 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """Learning rate over a phase, as a share of the phase's lr."""
+    """Learning rate over a phase, as a share of the phase's lr.
 
-    kind: Literal["cosine", "linear", "constant", "wsd"] = Field(
-        "cosine", description="shape after the warm-up; wsd stays flat, then falls"
+    A length is a share of the phase's steps (0.03), or an amount (200 steps, 0.5B tokens).
+    """
+
+    kind: Literal["cosine", "linear", "constant", "wsd", "infinite"] = Field(
+        "cosine",
+        description="shape after the warm-up; wsd stays flat, then falls; infinite falls to constant, "
+        "stays there, then falls",
     )
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the phase's steps that warm up")
-    decay: float = Field(
-        0.2, ge=0, le=1, description="share of the steps that fall at the end (wsd)"
+    warmup: Length = Field(0.03, description="length of the warm-up, from start to 1")
+    start: float = Field(
+        0.0, ge=0, le=1, description="learning rate before the warm-up, as a share of lr"
+    )
+    cooldown: Length = Field(
+        0.6, description="length of the fall to constant after the warm-up (infinite)"
+    )
+    constant: float = Field(
+        0.55, gt=0, le=1, description="level of the flat part, as a share of lr (infinite)"
+    )
+    decay: Length = Field(
+        0.2, description="length of the fall at the end (wsd, infinite); 0 for none, to fork from"
     )
     final: float = Field(0.1, ge=0, le=1, description="learning rate at the end, as a share of lr")
 
+    @model_validator(mode="after")
+    def _lengths(self) -> Schedule:
+        used = {"warmup": self.warmup}
+        if self.kind == "infinite":
+            used["cooldown"] = self.cooldown
+        if self.kind in ("wsd", "infinite"):
+            used["decay"] = self.decay
+        shares = [length for length in used.values() if isinstance(length, float)]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(
+                f"{', '.join(used)}: sum to {sum(shares):g} of the phase; make it 1 or less"
+            )
+        if self.kind == "infinite" and not self.final and self.decay != 0:
+            raise ValueError("final: is 0, and infinite falls by a factor; give at least 0.001")
+        return self
 
-TrainGroup = Literal["embed", "embed.new_rows", "head", "head.new_rows", "layers", "norms"]
+
+class Lora(Section):
+    """Low-rank adapters beside frozen matrices (Hu et al. 2021), for phases that train lora."""
+
+    rank: int = Field(64, ge=1, description="rank of an adapter")
+    alpha: float = Field(
+        128.0, gt=0, description="an adapter's product is multiplied by alpha / rank"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before an adapter")
+    targets: list[str] | Auto = Field(
+        "auto",
+        description="matrices that get one, by the last part of their name (q_proj); auto takes all "
+        "of the layers",
+    )
+
+
+LayerRange = Annotated[
+    str,
+    Field(pattern=r"^layers\.(\d+(-\d+)?|(first|last)-[1-9]\d*)$"),
+    Words("layers by number, from 0 (layers.7, layers.0-7, layers.first-8, layers.last-8)"),
+]
+TrainGroup = (
+    Literal["embed", "embed.new_rows", "head", "head.new_rows", "layers", "norms", "lora"]
+    | LayerRange
+)
+
+
+class GrowingBatch(Section):
+    """A batch that grows in stairs, multiples of the first one, of equal tokens each."""
+
+    start: Count = Field(ge=16, description="tokens in the first optimizer step (1M)")
+    end: Count = Field(ge=16, description="tokens in a step from there on (4M)")
+    over: Count = Field(ge=1, description="tokens of the phase over which it grows (10B)")
+
+    @model_validator(mode="after")
+    def _grows(self) -> GrowingBatch:
+        if self.end <= self.start:
+            raise ValueError(f"end: {self.end:,} is not above start, {self.start:,}")
+        return self
+
+
+class Pairs(Section):
+    """How Korean–English pairs are trained: both orders and both directions, epoch by epoch."""
+
+    translate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share that stands in a template of a translation; the others are the two texts "
+        "behind one another. In a chat phase all are translations that a user asks for",
+    )
 
 
 class Phase(Section):
@@ -436,7 +585,8 @@ class Phase(Section):
         description="pretrain: loss on every token; chat: on the assistant's tokens only",
     )
     train: Literal["all"] | list[TrainGroup] = Field(
-        "all", description="what learns: all, or a list of parameter groups"
+        "all",
+        description="what learns: all, or a list of parameter groups, layers (layers.0-7) or lora",
     )
     tokens: Count | None = Field(
         None, ge=1, description="tokens to train on (0.5B); or give epochs"
@@ -452,14 +602,28 @@ class Phase(Section):
     sequence_length: int | None = Field(
         None, ge=16, description="default: pretrain.sequence_length"
     )
-    global_batch_tokens: Count | None = Field(
-        None, ge=16, description="default: pretrain.global_batch_tokens"
+    global_batch_tokens: BatchTokens | GrowingBatch | None = Field(
+        None,
+        description="default: pretrain.global_batch_tokens; may grow: {start: 1M, end: 4M, over: 10B}",
+    )
+    max_epochs: EpochLimit | dict[str, EpochLimit] | None = runtime(
+        None,
+        "most passes over a source in this phase, of all or by source ({ko: 4}); more is "
+        "refused. Left out: a warning above 4",
     )
 
     @model_validator(mode="after")
     def _length_and_shares(self) -> Phase:
         if (self.tokens is None) == (self.epochs is None):
             raise ValueError("give either tokens or epochs")
+        if isinstance(self.train, list):
+            if not self.train:
+                raise ValueError("train: is an empty list; name what learns, or write all")
+            whole = [name for name in self.train if name.split(".")[0] == "layers"]
+            if "lora" in self.train and whole:
+                raise ValueError(
+                    f"train: lora stands beside frozen layers, and {whole[0]} trains them; keep one"
+                )
         if any(weight < 0 for weight in self.mixture.values()) or not sum(self.mixture.values()):
             raise ValueError("mixture: every share must be 0 or more and their sum above 0")
         if abs(sum(self.mixture.values()) - 1) > 1e-6:
@@ -510,14 +674,27 @@ class Pretrain(Section):
     base: PathOrName | dict[str, Any] = Field(
         description="model to continue from: a folder, a hub id, or Hugging Face config fields for random weights"
     )
+    start_from: PathGlob | None = Field(
+        None,
+        description="fork: go on from another run's checkpoint (its run folder, or one step-… folder) "
+        "with its optimizer; phases before and up to that step must be the same",
+    )
     documents: list[PathGlob] = Field(
         default_factory=list, description="a corpus of one's own; default: this run's documents"
     )
+    replay: list[PathGlob] = Field(
+        default_factory=list,
+        description="more documents, beside those: an earlier run's, or files of one's own; a mixture "
+        "names their sources (of a plain file: its name)",
+    )
+    pairs: Pairs = Field(default_factory=Pairs, description="Korean–English pairs")
     tokenizer: PathOrName | None = Field(
         None, description="a tokenizer of one's own; default: this run's"
     )
     sequence_length: int = Field(512, ge=16, description="tokens in a training sequence")
-    global_batch_tokens: Count = Field(8192, ge=16, description="tokens in one optimizer step")  # type: ignore[assignment]
+    global_batch_tokens: BatchTokens | GrowingBatch = Field(
+        8192, description="tokens in one optimizer step; may grow: {start: 1M, end: 4M, over: 10B}"
+    )
     micro_batch: int = runtime(1, "sequences one process takes through the model at a time", ge=1)
     zero_stage: Literal[0, 1, 2, 3] = runtime(
         2, "what ZeRO shards: 1 optimizer, 2 + gradients, 3 + weights"
@@ -532,13 +709,30 @@ class Pretrain(Section):
     loss: Literal["auto", "logits", "chunked"] = runtime(
         "auto", "chunked never holds all logits (less memory); auto decides by device and dtype"
     )
+    z_loss: float = Field(
+        0.0, ge=0, description="weight of the squared log of softmax's sum in the loss; 0 for none"
+    )
+    offload: Literal["none", "optimizer", "all"] = runtime(
+        "none", "what lies in the CPU's memory: the optimizer, or the weights too (ZeRO 3)"
+    )
     activation_checkpointing: bool = runtime(False, "recompute activations in the backward pass")
     max_restarts: int = runtime(3, "restarts of failed ranks before the run gives up", ge=0)
     new_rows: NewRows = Field(default_factory=NewRows, description="start of the new tokens' rows")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="AdamW")
+    lora: Lora = Field(default_factory=Lora, description="adapters, where a phase trains lora")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="saves")
+    guard: Guard = Field(default_factory=Guard, description="jumps of loss and gradient")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out bits per byte")
     phases: list[Phase] = Field(min_length=1, description="the whole training, in order")
+
+    @model_validator(mode="after")
+    def _offload_with_its_stage(self) -> Pretrain:
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(
+                f"offload: {self.offload} needs zero_stage {least}{' or more' * (least < 3)}"
+            )
+        return self
 
 
 # ── chat, tracking, the whole ───────────────────────────────────────────────────────────────────
@@ -584,7 +778,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _mixtures_name_sources(self) -> Config:
-        if self.pretrain and self.dedup and self.dedup.sources and not self.pretrain.documents:
+        own = self.pretrain and not (self.pretrain.documents or self.pretrain.replay)
+        if own and self.pretrain and self.dedup and self.dedup.sources:
             wrong: list[str] = []
             known = {source.name for source in self.dedup.sources}
             for index, phase in enumerate(self.pretrain.phases):

@@ -102,14 +102,45 @@ def evaluate(
         ),
     ] = None,
     overrides: Overrides = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="lm-eval's tasks, by name: kobest,kmmlu,haerae,klue,mmlu,gsm8k"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of local dataset copies (--tasks); default: the hub")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="examples before a question; default: the task's own", min=0)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="rows of a task", min=1)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="sequences at a time; default: 1, more on a GPU", min=1)
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="another model, judged on the same text, and the change")
+    ] = None,
+    kilobytes: Annotated[
+        int, typer.Option(help="held-out text judged of each source; 0 for all", min=0)
+    ] = 300,
+    window: Annotated[
+        int | None,
+        typer.Option(help="tokens of context; default: the model's, at most 2048", min=2),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON list, an entry a model")
+    ] = False,
 ) -> None:
-    """Bits per byte on held-out text, by source and language."""
+    """Bits per byte on held-out text, by source and language; with --tasks, lm-eval's scores."""
+    from launch.evaluation import Wanted
     from launch.evaluation import evaluate as measure
 
+    wanted = Wanted(
+        tasks, data, shots, limit, batch_size, against, kilobytes, window, as_json=as_json
+    )
     if config is not None and "=" in config and not Path(config).exists():  # CONFIG left out
-        measure(model, None, [config, *(overrides or [])])
+        measure(model, None, [config, *(overrides or [])], wanted)
     else:
-        measure(model, config, overrides or [])
+        measure(model, config, overrides or [], wanted)
 
 
 @app.command()
@@ -276,7 +307,8 @@ def _on_sigterm(number: int, frame: object) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line and exit with the contract's status."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # the second: a Slurm job's time is nearly up
+        signal.signal(number, _on_sigterm)
     try:
         status = app(prog_name="malmoi", standalone_mode=False) or 0
         if status == 130:  # typer turns Ctrl-C into this status by itself

@@ -65,11 +65,13 @@ def inputs_of(config: Config, lineage: Lineage, stage: str, earlier: Entry | Non
         return {"files": file_digests(_data_files(config), before)}
     section: Any = getattr(config, stage)
     inputs: Entry = {}
-    if section.documents:
+    files = [*section.documents, *(section.replay if stage == "pretrain" else [])]
+    if files:
         from dedup.documents import document_files
 
-        inputs["files"] = file_digests(document_files(section.documents), before)
-    elif stage == "pretrain" or not section.counts or config.dedup is not None:
+        inputs["files"] = file_digests(document_files(files), before)
+    elsewhere = stage == "tokenizer" and section.counts and config.dedup is None
+    if not section.documents and not elsewhere:
         inputs["dedup"] = _finished(config, lineage, "dedup", stage)
     if stage == "tokenizer" and section.counts:
         from dedup.documents import document_files

@@ -77,6 +77,15 @@ class Lineage:
         entry["digest"] = digest(entry["outputs"])
         self.save()
 
+    def output_changed(self, name: str, path: Path) -> None:
+        """Note that a file of a finished stage was written anew (the card, with its scores)."""
+        entry = self.stage(name) or {}
+        key = str(path.relative_to(self.folder))
+        if key in entry.get("outputs", {}) and path.is_file():
+            entry["outputs"][key] = sha256(path)
+            entry["digest"] = digest(entry["outputs"])
+            self.save()
+
     def forget(self, name: str) -> None:
         self.content["stages"].pop(name, None)
         self.save()

@@ -71,18 +71,27 @@ def here() -> tuple[Cluster, str]:
 
 def plan(config: Config, cluster: Cluster, tflops: float | None = None) -> tuple[str, list[str]]:
     """The plan as text, and what makes the config impossible on this cluster (empty: nothing)."""
+    from pretrain.phases import batch_mistakes
     from pretrain.shape import read_shape
 
     pretrain = config.pretrain
     if pretrain is None:
         raise InputError("pretrain: the config has no such section, so there is nothing to plan")
-    shape = read_shape(pretrain.base, _vocabulary(config), pretrain.new_rows.multiple)
+    uses_lora = any("lora" in phase.train for phase in pretrain.phases)
+    shape = read_shape(
+        pretrain.base,
+        _vocabulary(config),
+        pretrain.new_rows.multiple,
+        pretrain.lora if uses_lora else None,
+    )
     refused = [
         f"pretrain.phases.{number}: sequence_length {_length(pretrain, phase)} is more than the "
         f"model's {shape.positions} positions; set {shape.positions} or less"
         for number, phase in enumerate(pretrain.phases)
         if shape.positions is not None and _length(pretrain, phase) > shape.positions
     ]
+    for number, phase in enumerate(pretrain.phases):
+        refused += batch_mistakes(pretrain, number, _length(pretrain, phase))
     card, rate = _rate(cluster, tflops)
     lines = [
         f"{config.name} on {cluster}",
@@ -126,13 +135,16 @@ def _rate(cluster: Cluster, tflops: float | None) -> tuple[str, float]:
 
 def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> list[str]:
     from pretrain.batches import Share
+    from pretrain.phases import division
     from pretrain.schedule import learning_rate_factor
 
     lines = []
     hours = 0.0
     for phase in pretrain.phases:
         length = _length(pretrain, phase)
-        per_step = max(1, (phase.global_batch_tokens or pretrain.global_batch_tokens) // length)
+        sequences = 10**12 if phase.tokens is None else -(-phase.tokens // length)
+        steps_of = division(pretrain, phase, sequences)
+        per_step = steps_of.largest
         share = Share.of(per_step, cluster.ranks, pretrain.micro_batch)
         slots = share.accumulation * cluster.ranks * share.micro_batch
         empty = slots - per_step
@@ -141,19 +153,25 @@ def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> 
             f"{length:,} = {cluster.ranks} ranks × {share.micro_batch} × {share.accumulation} turns"
             + (f", {empty} slots empty ({empty / slots:.0%})" if empty else "")
         )
+        if len(steps_of.sizes) > 1:
+            stairs = "; ".join(
+                f"{size * length:,} from step {first + 1:,}" for first, _, size in steps_of.stairs()
+            )
+            lines.append(f"         the batch grows: {stairs}")
         if phase.tokens is None:
             lines.append(
                 f"         {phase.epochs:g} epochs: as long as its text, which is not read here"
             )
             continue
-        sequences = -(-phase.tokens // length)
-        steps = -(-sequences // per_step)
+        steps = steps_of.count
         factors = [
-            learning_rate_factor(phase.schedule, round(at * (steps - 1) / 23), steps)
+            learning_rate_factor(
+                phase.schedule, round(at * (steps - 1) / 23), steps, phase.tokens / steps
+            )
             for at in range(24)
         ]
         curve = "".join(_BARS[min(7, int(factor * 7.999))] for factor in factors)
-        flops = phase.tokens * shape.flops(length) * (slots / per_step)
+        flops = phase.tokens * shape.flops(length, phase.train) * (slots / per_step)
         if pretrain.activation_checkpointing:
             flops *= 4 / 3  # the forward pass once more
         took = flops / (rate * cluster.ranks) / 3600
@@ -242,13 +260,16 @@ def _disk(pretrain: Pretrain, shape: Shape) -> list[str]:
     """Checkpoints hold the weights, and in float32 those that learn with two moments."""
     width = 4 if pretrain.dtype == "fp32" else 2
     one = max(shape.total * width + 12 * shape.learning(phase.train) for phase in pretrain.phases)
-    kept = pretrain.checkpoint.keep + 1  # one more while it is written
+    settings = pretrain.checkpoint
+    kept = settings.keep + (settings.keep_best is not None) + 1  # one more while it is written
     weights = shape.total * width
     known = [phase.tokens for phase in pretrain.phases if phase.tokens is not None]
     lines = [
-        f"disk     checkpoints {kept * one / 1e9:,.0f} GB ({pretrain.checkpoint.keep} kept and one being "
+        f"disk     checkpoints {kept * one / 1e9:,.0f} GB ({kept - 1} kept and one being "
         f"written, {one / 1e9:,.1f} GB each), weights before and after {3 * weights / 1e9:,.0f} GB",
     ]
+    if settings.keep_every is not None:
+        lines.append(f"         and {one / 1e9:,.1f} GB for every {settings.keep_every:,} steps")
     if known:
         lines.append(
             f"         token shards 4 bytes a token of text: {4 * max(known) / 1e9:,.1f} GB for the "
@@ -261,13 +282,13 @@ def _deepspeed(pretrain: Pretrain, cluster: Cluster) -> dict[str, Any]:
     import torch
 
     from pretrain.batches import Share
+    from pretrain.phases import division
     from pretrain.zero import deepspeed_config
 
     phase = pretrain.phases[-1]
-    per_step = (phase.global_batch_tokens or pretrain.global_batch_tokens) // _length(
-        pretrain, phase
-    )
-    share = Share.of(max(1, per_step), cluster.ranks, pretrain.micro_batch)
+    sequences = 10**12 if phase.tokens is None else -(-phase.tokens // _length(pretrain, phase))
+    per_step = division(pretrain, phase, sequences).largest
+    share = Share.of(per_step, cluster.ranks, pretrain.micro_batch)
     return deepspeed_config(
         pretrain,
         micro_batch=share.micro_batch,

@@ -1,7 +1,7 @@
 """report.html: one page that shows what a run did, from the files of its run folder.
 
 Comes in: config.yaml, lineage.json, the stages' report.json, tokenizer/new_tokens.tsv,
-pretrain/metrics.jsonl and replies.json, each of which may be missing (a section that has not run
+pretrain/metrics.jsonl, evaluations.json and replies.json, each of which may be missing (a section that has not run
 says so) or cut off in mid-write (the page names the file and goes on). Goes out: a page that asks
 nothing of the network or of a script, so it can be mailed, archived and opened years later. The
 price is that charts do not zoom; metrics.jsonl and MLflow hold every step.
@@ -23,6 +23,7 @@ from launch.console import amount, duration
 from launch.figures import entries, entry, number
 from launch.section_documents import documents
 from launch.section_lineage import headline, lineage
+from launch.section_scores import scores
 from launch.section_tokenizer import tokenizer
 from launch.section_training import training
 
@@ -41,6 +42,7 @@ class RunFiles:
     new_tokens: list[dict[str, str]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     replies: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: Any = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ def read(folder: Path) -> RunFiles:
     files.new_tokens = _table(_text(files, "tokenizer/new_tokens.tsv") or "")
     files.metrics = _lines(files, "pretrain/metrics.jsonl")
     files.replies = entries(_json(files, "replies.json"))
+    files.evaluations = _json(files, "evaluations.json")
     return files
 
 
@@ -95,6 +98,7 @@ def render(files: RunFiles) -> str:
         documents=documents(reports.get("dedup")),
         tokenizer=tokenizer(reports.get("tokenizer"), files.new_tokens),
         training=training(reports.get("pretrain"), files.metrics, files.config),
+        scores=scores(files.evaluations, reports.get("pretrain")),
         replies=[
             {"prompt": str(turn.get("prompt") or ""), "reply": str(turn.get("reply") or "")}
             for turn in files.replies

@@ -76,6 +76,7 @@ def training(report: Entry | None, metrics: Sequence[Entry], config: Entry) -> E
         "toy": (parameters := number(report.get("parameters"))) is not None and parameters < TOY,
         "parameters": parameters,
         "finished": bool(report),
+        "forgotten": _forgotten(config, evaluations),
     }
 
 
@@ -148,6 +149,27 @@ def _languages(config: Entry) -> dict[str, str]:
         str(source.get("name")): str(source.get("language", "ko"))
         for source in entries(entry(config.get("dedup")).get("sources"))
     }
+
+
+def _forgotten(config: Entry, evaluations: Sequence[tuple[float, dict[str, float]]]) -> list[Entry]:
+    """Held-out text that rose beyond the config's limit: by how much at most, from which step on."""
+    settings = entry(entry(entry(config.get("pretrain")).get("evaluate")).get("forgetting"))
+    limit, source = number(settings.get("limit")), settings.get("source")
+    if limit is None or not evaluations:
+        return []
+    start = evaluations[0][1]
+    found = []
+    for name in source if isinstance(source, list) else [source]:
+        rises = [
+            (step, bits[name] / start[name] - 1)
+            for step, bits in evaluations
+            if name in bits and start.get(name)
+        ]
+        over = [(step, rise) for step, rise in rises if rise > limit]
+        if over:
+            most = max(rise for _, rise in over)
+            found.append({"name": name, "step": over[0][0], "rise": most, "limit": limit})
+    return found
 
 
 def _bits_panels(

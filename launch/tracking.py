@@ -220,6 +220,32 @@ class _Mirror:
         self.client.set_terminated(self.parent, status)
 
 
+def mirror_scores(config: Config, folder: Path, scores: dict[str, float]) -> str | None:
+    """An MLflow run of its own for the scores of a finished model; what went wrong, or None.
+
+    Only where the run is tracked already: nobody waits for MLflow who never used it.
+    """
+    tracked = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlflow.db").is_file()
+    if not config.tracking.mlflow or not tracked or not scores:
+        return None
+    try:
+        from mlflow.entities import Metric
+
+        mirror = _Mirror(config, folder)
+        stamp = int(time.time() * 1000)
+        batch = [
+            Metric(key[:250], value, stamp, 0) for key, value in scores.items() if _loggable(key)
+        ]
+        for at in range(0, len(batch), BATCH):
+            mirror.client.log_batch(mirror.parent, metrics=batch[at : at + BATCH])
+        mirror.client.set_tag(mirror.parent, "malmoi.stage", "evaluate")
+        mirror.close("FINISHED")
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        return f"MLflow: {type(error).__name__}: {first}; the figures are in the run folder"
+    return None
+
+
 def _loggable(key: str) -> bool:
     return all(letter.isalnum() or letter in "_-. :/" for letter in key)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pretrain.order import Order
 from pretrain.packing import Plan
-from pretrain.tokens import Tokens
+from pretrain.tokens import Tokens, renderings
 
 IGNORED = -100
 
@@ -83,17 +83,28 @@ class Share:
 
 
 class Sequences:
-    """The training sequences of one phase, by their number i in the phase's order."""
+    """The training sequences of one phase, by their number i in the phase's order.
+
+    plans: of each source, or of each of its renderings (`tokens.renderings`), in the order's turn.
+    """
 
     def __init__(
         self,
         tokens: Tokens,
-        plans: dict[str, Plan],
+        plans: Mapping[str, Plan | Sequence[Plan]],
         order: Order,
         sequence_length: int,
         objective: str,
     ) -> None:
-        self._tokens, self._plans, self.order = tokens, plans, order
+        self._tokens, self.order = tokens, order
+        self._plans = {name: [p] if isinstance(p, Plan) else p for name, p in plans.items()}
+        self._sets = {
+            name: [
+                tokens.sets[name, split]
+                for split in renderings(tokens.sets[name, "train"].kind, objective)
+            ]
+            for name in plans
+        }
         self.sequence_length, self._objective = sequence_length, objective
 
     def fill(
@@ -105,9 +116,10 @@ class Sequences:
     ) -> None:
         """Write sequence i into three rows of length sequence_length, as `batch` prepares them."""
         place = self.order(i)
-        documents = self._tokens.sets[place.source, "train"]
+        documents = self._sets[place.source][place.rendering]
+        plan = self._plans[place.source][place.rendering]
         at = 0
-        for document, start, length in self._plans[place.source][place.index].tolist():
+        for document, start, length in plan[place.index].tolist():
             end = at + length
             ids[at:end] = documents.ids(document, start, length)
             positions[at:end] = np.arange(length)

@@ -1,113 +1,98 @@
-"""Checkpoints that are whole or absent, and verified before they are used.
+"""Checkpoint folders: whole or absent, verified before they are used, and which of them are kept.
 
-In: a DeepSpeed engine and the state of the run. Out: `checkpoints/step-00000100/`: DeepSpeed's files,
-`state.json` (where training stands: a few integers, for data order, learning rate and random numbers
-are functions of them) and `manifest.json` (sha256 of every file); `checkpoints/latest` names it.
+`checkpoints/step-00000100/` holds DeepSpeed's files, `state.json` (where training stands),
+`identity.json` (what it belongs to) and `manifest.json` (sha256 of every file);
+`checkpoints/latest` names the newest.
 
 DeepSpeed writes in place, without fsync or checksum, so a kill during a save leaves a folder that
-looks finished. Here it writes to `step-….tmp`; then every file is flushed, digested and renamed, and
-only then is `latest` moved. A resume compares every digest and takes the newest checkpoint that is
-sound. The cost is one reading of the files at each end. A checkpoint of another world size is turned
-into DeepSpeed's universal form first.
+looks finished. Here it writes to `step-….tmp` (saver.py); then every file is flushed and digested,
+the manifest written, and the folder renamed. A resume compares every digest and takes the newest
+checkpoint that is sound. The cost is one reading of the files at each end.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
 from configs.files import read_json, sha256, sync, write_json, write_text
-from pretrain.zero import Ranks
+from configs.schema import Checkpoint
+from pretrain.identity import Identity, differences
+from pretrain.state import LeftOut, State, read_state
+
+READERS = 4  # files digested at a time; hashing leaves Python's lock alone
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a run stands.
-
-    phase: index of the phase; step: optimizer steps since the start of the run; phase_step: since
-    that of the phase; tokens and seconds (of training): since the start of the run; loss_first and
-    loss_last: of the phase. world_size and zero_stage are those that wrote the checkpoint; identity
-    says what it belongs to.
-    """
-
-    phase: int
-    step: int
-    phase_step: int
-    tokens: int
-    seconds: float
-    loss_first: float
-    loss_last: float
-    resumed: int
-    world_size: int
-    zero_stage: int
-    identity: str
-
-    @classmethod
-    def start(cls, world_size: int, zero_stage: int, identity: str) -> State:
-        return cls(0, 0, 0, 0, 0.0, 0.0, 0.0, 0, world_size, zero_stage, identity)
-
-    def after_step(self, tokens: int, loss: float, seconds: float) -> State:
-        """The state one optimizer step later."""
-        return replace(
-            self,
-            step=self.step + 1,
-            phase_step=self.phase_step + 1,
-            tokens=self.tokens + tokens,
-            seconds=self.seconds + seconds,
-            loss_first=self.loss_first if self.phase_step else loss,
-            loss_last=loss,
-        )
-
-
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(engine: Any, folder: Path, state: State, ranks: Ranks, *, keep: int) -> Path:
-    """Save a checkpoint; every rank calls it. Keeps it and the `keep` − 1 before it.
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
-    Checkpoints of later steps go: a run that has come to this step again passed them over, for they
-    are damaged.
-    """
-    partial, target = folder / f"{_name(state.step)}.tmp", folder / _name(state.step)
-    if ranks.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_halves(folder)
-    ranks.barrier()
-    engine.save_checkpoint(str(folder), tag=partial.name, save_latest=False)
-    ranks.barrier()
-    if ranks.first:
-        for script in folder.glob("zero_to_*.py"):  # DeepSpeed leaves its own tools there
-            script.unlink()
-        write_json(partial / "state.json", asdict(state))
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        for path in files:
-            sync(path)
-        digests = {str(path.relative_to(partial)): sha256(path) for path in files}
-        write_json(partial / "manifest.json", digests)
-        if target.exists():
-            remove(target)
-        partial.rename(target)
-        sync(folder)
-        write_text(folder / "latest", target.name + "\n")
-        before = [path for path in _found(folder) if path.name < target.name]
-        for path in _found(folder):
-            if path != target and path not in before[: keep - 1]:
-                remove(path)
-    ranks.barrier()
-    return target
+
+def found(folder: Path) -> list[Path]:
+    """Checkpoints by name, newest first; partial ones end in .tmp and are not among them."""
+    return sorted(
+        (path for path in folder.glob("step-*") if path.is_dir() and path.suffix != ".tmp"),
+        reverse=True,
+    )
+
+
+# ── whole or absent ─────────────────────────────────────────────────────────────────────────────
+
+
+def seal(partial: Path, target: Path) -> int:
+    """Flush and digest a written folder, and give it its name; its size in bytes."""
+
+    def digest(path: Path) -> str:
+        sync(path)
+        return sha256(path)
+
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(READERS) as readers:
+        digests = list(readers.map(digest, files))
+    names = [path.relative_to(partial).as_posix() for path in files]
+    size = sum(path.stat().st_size for path in files)
+    write_json(partial / "manifest.json", dict(zip(names, digests, strict=True)))
+    if target.exists():
+        remove(target)
+    partial.rename(target)
+    sync(target.parent)
+    write_text(target.parent / "latest", target.name + "\n")
+    return size
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Which file of a checkpoint is not as it was written; None where all are."""
+    try:
+        digests: dict[str, str] = read_json(checkpoint / "manifest.json")
+    except (OSError, ValueError):
+        return "manifest.json"
+    if not isinstance(digests, dict) or "state.json" not in digests:
+        return "manifest.json"
+
+    def sound(name: str) -> bool:
+        path = checkpoint / name
+        return path.is_file() and sha256(path) == digests[name]
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for name, good in zip(digests, readers.map(sound, digests), strict=True):
+            if not good:
+                return name
+    return None
 
 
 def remove(checkpoint: Path) -> None:
     """Delete a checkpoint so that no half of it can be taken for a whole one."""
     gone = checkpoint.with_name(checkpoint.name + ".old.tmp")
+    shutil.rmtree(gone, ignore_errors=True)
     checkpoint.rename(gone)
     shutil.rmtree(gone)
 
@@ -121,112 +106,158 @@ def remove_halves(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _found(folder: Path) -> list[Path]:
-    """Checkpoints by name, newest first; partial ones end in .tmp and are not among them."""
-    return sorted(
-        (path for path in folder.glob("step-*") if path.is_dir() and path.suffix != ".tmp"),
-        reverse=True,
-    )
+# ── which to keep ───────────────────────────────────────────────────────────────────────────────
 
 
-def damage(checkpoint: Path) -> str | None:
-    """Which file of a checkpoint is not as it was written; None where all are."""
-    try:
-        digests: dict[str, str] = read_json(checkpoint / "manifest.json")
-    except (OSError, ValueError):
-        return "manifest.json"
-    for name, digest in digests.items():
-        path = checkpoint / name
-        if not path.is_file() or sha256(path) != digest:
-            return name
-    return None
+def kept(folder: Path, settings: Checkpoint, newest: int, rewind: int | None = None) -> set[Path]:
+    """The checkpoints that stay: the last `keep`, every `keep_every` steps, and the best.
 
+    rewind: how many steps a rollback would leave out before a jump (None: none will be rolled back);
+    the newest checkpoint that lies so far back stays too, so that whatever step jumps, what is left out
+    does not depend on where checkpoints happen to lie.
 
-def newest(folder: Path, identity: str, *, warn: Any = print) -> tuple[Path, State] | None:
-    """The newest sound checkpoint and its state; None where there is none.
-
-    Damaged ones are named through `warn` and passed over. Raises InputError where the newest sound
-    one belongs to other data, another tokenizer or other settings (`identity`).
+    Those of steps after `newest` do not: a run that has come to this step again passed them over, for
+    they are damaged or saw what was left out.
     """
-    for path in _found(folder):
+    candidates = [path for path in found(folder) if step_of(path) <= newest]
+    stay = set(candidates[: settings.keep])
+    if settings.keep_every is not None:
+        stay |= {path for path in candidates if step_of(path) % settings.keep_every == 0}
+    if settings.keep_best is not None:
+        scores = {path: _score(path, settings.keep_best) for path in candidates}
+        rated = [path for path in candidates if scores[path] is not None]
+        stay |= set(sorted(rated, key=lambda path: (scores[path], path))[:1])
+    if rewind is not None:
+        stay |= set([path for path in candidates if step_of(path) <= newest - rewind][:1])
+    return stay
+
+
+def check_best(settings: Checkpoint, known: Collection[str]) -> None:
+    """Raise InputError where the best is to be kept by text that is not held out."""
+    if settings.keep_best is not None and settings.keep_best not in known:
+        these = ", ".join(sorted(known)) or "none"
+        raise InputError(
+            f"pretrain.checkpoint.keep_best: no held-out text of {settings.keep_best}; there is of: "
+            f"{these}; name one of them, or add documents of it (dedup.heldout keeps some back)"
+        )
+
+
+def _score(checkpoint: Path, name: str) -> float | None:
+    """Held-out bits per byte of a source or language when the checkpoint was saved."""
+    try:
+        state = read_state(checkpoint)
+    except (OSError, ValueError, TypeError):  # damaged: nothing is known of it
+        return None
+    return state.bits_per_byte.get(name) if state.bits_step == state.step else None
+
+
+def prune(
+    folder: Path,
+    settings: Checkpoint,
+    newest: int,
+    held: Sequence[str] = (),
+    rewind: int | None = None,
+) -> None:
+    """Delete what is not to be kept. held: names of folders that are being read elsewhere."""
+    stay = kept(folder, settings, newest, rewind)
+    for path in found(folder):
+        if path not in stay and path.name not in held:
+            remove(path)
+
+
+# ── which to take ───────────────────────────────────────────────────────────────────────────────
+
+
+def newest(
+    folder: Path,
+    identity: Identity,
+    phase: int,
+    *,
+    left_out: Sequence[LeftOut] = (),
+    warn: Callable[[str], Any] = print,
+) -> tuple[Path, State] | None:
+    """The newest sound checkpoint inside a phase, and its state; None where there is none.
+
+    left_out: what the run is known to have left out; a checkpoint whose weights saw it is passed over.
+    Damaged ones are named through `warn` and passed over. Raises InputError where the newest sound one
+    belongs to another base, tokenizer, data or settings, and names the keys.
+    """
+    for path in found(folder):
+        state = _readable(path)
+        if state is not None and state.identity == identity.digest:
+            if state.phase < phase:
+                return None  # so do all older ones: what they led to is in the phase's start
+            if state.phase > phase:
+                continue
         bad = damage(path)
         if bad is not None:
             warn(f"{path}: {bad} is not as it was written; an older checkpoint is taken")
             continue
-        state = State(**read_json(path / "state.json"))
-        if state.identity != identity:
-            raise InputError(
-                f"{path}: was saved with another base, tokenizer, data or settings of pretrain; "
-                f"move {folder.parent} aside to start anew, or restore the config that it was made with"
-            )
-        return path, state
+        state = read_state(path)
+        _check_identity(path, state, identity)
+        if state.phase == phase and all(state.never_saw(entry) for entry in left_out):
+            return path, state
     return None
 
 
-def convert(checkpoint: Path, ranks: Ranks) -> Path:
-    """The checkpoint in universal form, beside it as `universal.tmp/`: any world size can load it.
+def _readable(checkpoint: Path) -> State | None:
+    """The state, without a look at the large files; None where it is not as it was written."""
+    try:
+        digests = read_json(checkpoint / "manifest.json")
+        if sha256(checkpoint / "state.json") == digests["state.json"]:
+            return read_state(checkpoint)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return None
 
-    Raises InputError where DeepSpeed's converter fails.
-    """
-    root = checkpoint.parent / "universal.tmp"
-    problem = None
-    if ranks.first:
-        shutil.rmtree(root, ignore_errors=True)
-        command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
-        command += [
-            "--input_folder",
-            str(checkpoint),
-            "--output_folder",
-            str(root / checkpoint.name),
-        ]
-        command += ["--inject_missing_state"]
-        done = subprocess.run(
-            command,
-            env={**os.environ, "DS_ACCELERATOR": "cpu"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            problem = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
-        else:
-            write_text(root / "latest", checkpoint.name)
-            write_text(root / "latest_universal", checkpoint.name)
-    problem = ranks.broadcast(problem)
-    if problem:
+
+def _check_identity(path: Path, state: State, now: Identity) -> None:
+    if state.identity == now.digest:
+        return
+    file = path / "identity.json"
+    saved = read_json(file) if file.is_file() else None
+    lines = ["its digest differs, and it is older than the record of settings"]
+    if saved is not None:
+        lines = differences(saved, now)
+    if lines:
         raise InputError(
-            f"{checkpoint}: was saved by other ranks and cannot be converted for {ranks.world_size} "
-            f"({problem}); resume with the number of ranks in its state.json"
+            f"{path}: was saved with another base, tokenizer, data or settings of pretrain "
+            f"({'; '.join(lines)}); restore the config that it was made with, or move "
+            f"{path.parents[1]} aside to start anew"
         )
-    return root / checkpoint.name
 
 
-def check_stage(checkpoint: Path, saved: int, wanted: int) -> None:
-    """Raise InputError where the ZeRO stage changed: the files of each stage have another layout."""
-    if saved != wanted:
-        raise InputError(
-            f"pretrain.zero_stage: {checkpoint} was saved with stage {saved}, the config says {wanted}; "
-            f"finish with zero_stage={saved}, or move pretrain/ aside to start anew"
-        )
+# ── beside the checkpoints ──────────────────────────────────────────────────────────────────────
 
 
 def load(engine: Any, checkpoint: Path) -> None:
-    """Load weights and optimizer state into an engine; every rank calls it."""
+    """Load weights and optimizer state into an engine; every rank calls it.
+
+    Two faults of DeepSpeed 0.19 are mended: where ZeRO-3 loads the universal form, it gives every group
+    of parameters the first one's weight decay, and all of them one step counter, which each counts up.
+    """
+    optimizer = engine.basic_optimizer
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     path, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
     if path is None:
         raise RuntimeError(f"{checkpoint}: DeepSpeed found nothing to load")
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update(own)  # the same as were saved: they are part of the identity
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = copy.deepcopy(state["step"])
 
 
 def truncate_metrics(path: Path, step: int) -> None:
     """Keep the lines of metrics.jsonl up to `step`; a half-written last line goes too."""
     if not path.is_file():
         return
-    kept = []
+    kept_lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             break
         if entry["step"] <= step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+            kept_lines.append(line + "\n")
+    write_text(path, "".join(kept_lines))

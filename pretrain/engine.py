@@ -24,9 +24,12 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from configs.files import sync, write_json
 from configs.schema import Pretrain
 from pretrain.embeddings import Rows
+from pretrain.isolation import check_isolation
+from pretrain.lora import merged
 from pretrain.loss import SummedLoss
-from pretrain.model import choose_trainable
 from pretrain.phases import Work
+from pretrain.row_block import whole
+from pretrain.trainable import choose_trainable
 from pretrain.zero import Ranks, adamw, deepspeed_config
 
 
@@ -45,10 +48,12 @@ def engine(
     dtype: torch.dtype,
     *,
     universal: bool = False,
+    seed: int = 0,
 ) -> Iterator[Any]:
-    """An engine that trains what the phase names. universal: it will load a converted checkpoint.
+    """An engine that trains what the phase names.
 
-    Raises InputError where the phase would train nothing.
+    universal: it will load a converted checkpoint. seed: of the run; adapters start from it. Raises
+    InputError where the phase would train nothing, or the model does not keep documents apart.
     """
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
@@ -72,13 +77,17 @@ def engine(
     model.config.use_cache = False
     if pretrain.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    learned = choose_trainable(model, work.phase.train, rows)
+    learned = choose_trainable(model, work.phase.train, rows, pretrain.lora, seed + work.index)
     optimizer = adamw(learned, model, pretrain.optimizer, work.phase.lr)
     started, *_ = deepspeed.initialize(
-        model=SummedLoss(model, pretrain.loss), optimizer=optimizer, config=settings
+        model=SummedLoss(model, pretrain.loss, pretrain.z_loss),
+        optimizer=optimizer,
+        config=settings,
     )
     started.train()
     try:
+        flat = attention(ranks.device) == "flash_attention_2"
+        check_isolation(started, model, ranks.device, flat=flat)
         yield started
     finally:
         started.destroy()
@@ -86,8 +95,12 @@ def engine(
         gc.collect()
 
 
-def save_weights(engine: Any, folder: Path, ranks: Ranks, notes: dict[str, Any]) -> None:
+def save_weights(
+    engine: Any, folder: Path, rows: Rows, ranks: Ranks, notes: dict[str, Any]
+) -> None:
     """Write the engine's weights, in the type they are trained in; every rank calls it.
+
+    Adapters are merged and blocks of new rows put back: what is written is an ordinary model.
 
     notes: JSON files to put beside them. `folder` appears whole or not at all.
     """
@@ -101,7 +114,9 @@ def save_weights(engine: Any, folder: Path, ranks: Ranks, notes: dict[str, Any])
     if ranks.first:
         partial = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(partial, ignore_errors=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        state = {name: value.detach().cpu() for name, value in state.items()}
+        state = whole(merged(state, model), rows)
+        state = {name: value.contiguous() for name, value in state.items()}
         if model.config.get_text_config().tie_word_embeddings:
             state.pop("lm_head.weight", None)
         model.save_pretrained(partial, state_dict=state)

@@ -23,7 +23,8 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 from configs.files import read_json, sync, write_text
 from configs.schema import Config
 from pretrain.embeddings import Rows
-from pretrain.tokens import Tokens, begin_id, end_id
+from pretrain.encode import begin_id, end_id
+from pretrain.tokens import Tokens
 from tokenizer.write import OTHER_FORMS
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ the first stage that fits a card.
 
 The arithmetic is that of Rajbhandari et al. 2020 (ZeRO, §3) with what DeepSpeed adds to it: a float32
 copy of what learns even where the weights are float32 already, buckets of gradients on their way, and
-under stage 3 the weights that are gathered at a time. Activations are counted by the tensors that a
+under stage 3 the weights that are gathered at a time. tests/benchmarks/plan_memory.py holds it against
+trainings. Activations are counted by the tensors that a
 Llama layer saves for its backward pass; other architectures are taken as such layers of their size.
 What cannot be known from a config (fragments, kernels' workspaces, the CUDA context) is a stated
 margin, not hidden in the rest.
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from configs.schema import Phase, Pretrain
-from pretrain.loss import CHUNK_BYTES
+from pretrain.loss import CHUNK_BYTES, CHUNK_BYTES_GPU
 from pretrain.shape import Shape
 from pretrain.zero import BUCKET
 
@@ -27,9 +28,10 @@ CONTEXT = 1_500_000_000  # CUDA's context, NCCL's buffers
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. weights: with what ZeRO-3 gathers. gradients: with buckets. optimizer: float32
-    weights, two moments, and the float32 gradient of a step. logits: of the loss and its gradients.
-    margin: what no config tells."""
+    """Bytes of one rank at its fullest. weights: with what ZeRO-3 gathers. gradients: with buckets.
+    optimizer: float32 weights and two moments, and the float32 gradient of a step where that is more
+    than activations and logits, which are gone by then. logits: of the loss and its gradients. margin:
+    what no config tells."""
 
     weights: int
     gradients: int
@@ -59,25 +61,42 @@ def memory(
     learning = shape.learning(phase.train)
     share = ranks if zero_stage >= 1 else 1
     weights = shape.total * width
-    if zero_stage == 3:
-        weights = weights // ranks + (min(shape.total, LIVE) * width if ranks > 1 else 0)
+    if zero_stage == 3:  # gathered even where one rank has them all: DeepSpeed makes a copy
+        weights = weights // ranks + min(shape.total, LIVE) * width
     accumulated = 4 if zero_stage == 0 else width  # without ZeRO gradients add up in float32
-    gradients = learning * accumulated
-    if zero_stage >= 2:
-        gradients = gradients // ranks + 2 * min(BUCKET, learning) * width
-    optimizer = (4 + 8 + (4 if zero_stage >= 1 else 0)) * learning // share
+    gradients = learning * accumulated // (ranks if zero_stage >= 2 else 1)
+    if zero_stage >= 1:  # a bucket on its way, and where that overlaps with computing another
+        gradients += (2 if on_gpu else 1) * min(BUCKET, learning) * width
+    optimizer = 12 * learning // share
     if zero_stage == 0 and width == 4:
         optimizer = 8 * learning
+    step = 4 * learning // share if zero_stage >= 1 else 0
     activations = _activations(shape, tokens, width, pretrain.activation_checkpointing)
-    logits = _logits(shape, pretrain.loss, tokens, width, learns_head=_learns_head(shape, phase))
+    logits = _logits(
+        shape,
+        pretrain.loss,
+        tokens,
+        width,
+        _head_rows(shape, phase),
+        CHUNK_BYTES_GPU if on_gpu else CHUNK_BYTES,
+    )
+    optimizer += max(0, step - activations - logits)
+    if on_gpu and pretrain.offload != "none":  # in the CPU's memory then
+        optimizer = 0
+        if pretrain.offload == "all":
+            weights = min(shape.total, LIVE) * width
     known = weights + gradients + optimizer + activations + logits
     margin = int(MARGIN * known) + (CONTEXT if on_gpu else 0)
     return Memory(weights, gradients, optimizer, activations, logits, margin)
 
 
-def _learns_head(shape: Shape, phase: Phase) -> bool:
-    groups = {"head"} if phase.train == "all" else {name.split(".")[0] for name in phase.train}
-    return "head" in groups or (shape.tied and "embed" in groups)
+def _head_rows(shape: Shape, phase: Phase) -> int:
+    """Rows of the head that have a gradient."""
+    groups = {"head"} if phase.train == "all" else set(phase.train)
+    sides = ("head", "embed") if shape.tied else ("head",)
+    if any(side in groups for side in sides):
+        return shape.vocabulary
+    return shape.new_rows if any(f"{side}.new_rows" in groups for side in sides) else 0
 
 
 def _activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> int:
@@ -93,10 +112,10 @@ def _activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> 
     return tokens * (whole + 2 * width * shape.hidden)
 
 
-def _logits(shape: Shape, loss: str, tokens: int, width: int, *, learns_head: bool) -> int:
+def _logits(shape: Shape, loss: str, tokens: int, width: int, head_rows: int, chunk: int) -> int:
     """In chunks: two buffers, the gradient of the hidden states and of the head. Whole: the logits,
     in float32 once more, and the gradient of both."""
     if loss != "logits":
-        head = shape.hidden * shape.vocabulary * width if learns_head else 0
-        return 2 * CHUNK_BYTES + tokens * shape.hidden * width + head
+        head = shape.hidden * head_rows * width
+        return 2 * chunk + tokens * shape.hidden * width + head
     return tokens * shape.vocabulary * (2 * width + 8)

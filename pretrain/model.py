@@ -1,14 +1,13 @@
-"""The model that training starts from, and which parts of it learn.
+"""The model that training starts from.
 
 In: `pretrain.base` (a folder, a hub id, or a mapping of Hugging Face config fields), the tokenizer.
-Out: `pretrain/base/`, a Hugging Face folder whose vocabulary is the tokenizer's; and, per phase, the
-parameters that learn.
+Out: `pretrain/base/`, a Hugging Face folder whose vocabulary is the tokenizer's.
 
 The decision: the start is written to disk once, by one process, and every rank of every phase then
 loads an ordinary checkpoint. So random weights are the same on all ranks, no rank ever holds old and
-new matrices together (a stored base grows file by file, `shards.py`), and ZeRO-3 always goes through `from_pretrained`, the only way in which it neither
-skips the initialisation of weights nor holds the whole model on each rank. The cost is one model's
-worth of disk.
+new matrices together (a stored base grows file by file, `shards.py`), and ZeRO-3 always goes through `from_pretrained`,
+the only way in which it neither skips the initialisation of weights nor holds the whole model on each
+rank. The cost is one model's worth of disk.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from configs.errors import InputError
 from configs.files import read_json, sync, write_json
-from configs.schema import NewRows, TrainGroup
+from configs.schema import NewRows
 from pretrain.embeddings import Given, Rows, Side, grow, grown_rows, is_tied, read_new_tokens
 from pretrain.shards import open_checkpoint, write_grown
 from pretrain.vectors import open_vectors, token_names
@@ -227,56 +225,6 @@ def _given(new_rows: NewRows, table: Path, hidden: int, rows: Rows) -> dict[Side
 
 def read_rows(folder: Path) -> Rows:
     return Rows(**read_json(folder / ROWS_FILE))
-
-
-def parameter_group(name: str, parameter: Any, model: Any) -> str:
-    """embed, head, norms or layers: the group a parameter belongs to (a tied matrix is embed)."""
-    if parameter is model.get_input_embeddings().weight:
-        return "embed"
-    head = model.get_output_embeddings()
-    if head is not None and any(parameter is own for own in head.parameters()):
-        return "head"
-    shape = getattr(parameter, "ds_shape", parameter.shape)
-    return (
-        "norms" if len(shape) == 1 and "norm" in name.lower().replace("ln_", "norm") else "layers"
-    )
-
-
-def choose_trainable(model: Any, train: str | list[TrainGroup], rows: Rows) -> list[Any]:
-    """Freeze what a phase does not name; returns the parameters that learn, in the model's order.
-
-    `embed.new_rows` and `head.new_rows` let only the rows of new tokens learn: a hook zeroes the
-    gradient of all others, and their weight decay is 0 (see zero.py), so they move exactly 0.0.
-
-    Raises InputError where a phase would train nothing.
-    """
-    groups = {"embed", "head", "layers", "norms"} if train == "all" else set(train)
-    tied = model.config.get_text_config().tie_word_embeddings
-    if tied and "head" in groups:
-        groups.add("embed")  # one matrix serves as both
-    if tied and "head.new_rows" in groups:
-        groups.add("embed.new_rows")
-    chosen = []
-    for name, parameter in model.named_parameters():
-        group = parameter_group(name, parameter, model)
-        whole, part = group in groups, f"{group}.new_rows" in groups
-        parameter.requires_grad_(whole or part)
-        if part and not whole:
-            parameter.register_hook(_only_new_rows(rows))
-        if whole or part:
-            chosen.append(parameter)
-    if not chosen:
-        raise InputError(f"train: {train} names no parameter of this model; write all")
-    return chosen
-
-
-def _only_new_rows(rows: Rows) -> Any:
-    def hook(gradient: Tensor) -> Tensor:
-        kept = torch.zeros_like(gradient)
-        kept[rows.base : rows.vocabulary] = gradient[rows.base : rows.vocabulary]
-        return kept
-
-    return hook
 
 
 def count_stored_parameters(folder: Path) -> int:

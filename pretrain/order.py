@@ -10,12 +10,15 @@ exactly and short ones nearly so; shares finer than 1/10,000 are rounded. The se
 source comes from a permutation keyed by seed, phase, source and epoch, computed per index by a
 Feistel network with cycle walking (Black & Rogaway 2002), so an epoch visits each sequence once and
 the next in another order, without a shuffled list in memory.
+
+A source may have several renderings (pairs have two, one the reverse of the other): its epochs read
+them in turn.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +30,12 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a sequence comes from: `index` is its bin in the source's packing plan."""
+    """Where a sequence comes from: `index` is its bin in the packing plan of that rendering."""
 
     source: str
     index: int
     epoch: int
+    rendering: int = 0
 
 
 def _mix(value: int) -> int:
@@ -65,19 +69,23 @@ def _key(*parts: object) -> int:
 class Order:
     """Sequence i of one phase.
 
-    sizes: sequences (bins of the plan) each source has; a source of the mixture with none raises
-    ValueError. Sources of weight 0 never occur.
+    sizes: sequences (bins of the plan) each source has, or each of its renderings; a source of the
+    mixture with none raises ValueError. Sources of weight 0 never occur.
     """
 
     def __init__(
-        self, seed: int, phase: str, mixture: Mapping[str, float], sizes: Mapping[str, int]
+        self,
+        seed: int,
+        phase: str,
+        mixture: Mapping[str, float],
+        sizes: Mapping[str, int | Sequence[int]],
     ) -> None:
         self._sources = sorted(source for source, share in mixture.items() if share > 0)
-        empty = [source for source in self._sources if sizes.get(source, 0) < 1]
+        self._sizes = [_as_tuple(sizes.get(source, 0)) for source in self._sources]
+        empty = [s for s, found in zip(self._sources, self._sizes, strict=True) if min(found) < 1]
         if empty:
             raise ValueError(f"no sequence in {', '.join(empty)}")
         self._seed, self._phase = seed, phase
-        self._sizes = [int(sizes[source]) for source in self._sources]
         shares = np.array([mixture[source] for source in self._sources], dtype=np.float64)
         self.counts = _largest_remainder(shares / shares.sum())
         owner = np.repeat(np.arange(len(self.counts)), self.counts)
@@ -91,18 +99,45 @@ class Order:
         block, slot = divmod(i, SLOTS)
         source = int(self._owner[slot])
         nth = block * int(self.counts[source]) + int(self._rank[slot])
-        epoch, index = divmod(nth, self._sizes[source])
+        epoch, rendering, index = _in_turn(nth, self._sizes[source])
         name = self._sources[source]
         key = _key(self._seed, self._phase, name, epoch)
-        return Place(name, permute(index, self._sizes[source], key), epoch)
+        index = permute(index, self._sizes[source][rendering], key)
+        return Place(name, index, epoch, rendering)
+
+    def epochs(self, total: int) -> dict[str, float]:
+        """How often each source is gone through in the first `total` sequences of the phase."""
+        blocks, rest = divmod(total, SLOTS)
+        partly = np.bincount(self._owner[:rest], minlength=len(self._sources))
+        passes = {}
+        for source, name in enumerate(self._sources):
+            nth = blocks * int(self.counts[source]) + int(partly[source])
+            epoch, rendering, index = _in_turn(nth, self._sizes[source])
+            passes[name] = epoch + index / self._sizes[source][rendering]
+        return passes
 
     def digest(self, first: int, count: int) -> str:
         """A short digest of which sequences lie in [first, first + count): equal data, equal text."""
         state = hashlib.blake2b(digest_size=8)
         for i in range(first, first + count):
             place = self(i)
-            state.update(f"{place.source}/{place.index}\n".encode())
+            which = f"/{place.rendering}" if place.rendering else ""
+            state.update(f"{place.source}/{place.index}{which}\n".encode())
         return state.hexdigest()
+
+
+def _as_tuple(sizes: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(sizes),) if isinstance(sizes, int | np.integer) else tuple(map(int, sizes))
+
+
+def _in_turn(nth: int, sizes: tuple[int, ...]) -> tuple[int, int, int]:
+    """Epoch, rendering and index of the nth sequence of a source whose epochs have these sizes."""
+    turns, index = divmod(nth, sum(sizes))
+    rendering = 0
+    while index >= sizes[rendering]:
+        index -= sizes[rendering]
+        rendering += 1
+    return turns * len(sizes) + rendering, rendering, index
 
 
 def _largest_remainder(shares: np.ndarray) -> np.ndarray:

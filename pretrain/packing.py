@@ -106,16 +106,20 @@ def make_plan(documents: TokenSet, sequence_length: int, objective: str) -> Plan
     return pack(pieces, sequence_length)
 
 
-def open_plan(tokens: Tokens, source: str, sequence_length: int, objective: str) -> Plan:
-    """The stored plan of a source, made and stored first where it is missing.
+def open_plan(
+    tokens: Tokens, source: str, sequence_length: int, objective: str, split: str = "train"
+) -> Plan:
+    """The stored plan of a source (of one rendering of it), made and stored first where it is missing.
 
     It lies under `tokens/plans/<digest of the manifest>/`, so it can never be that of other tokens.
     """
     stem = f"{source}.{objective}.{sequence_length}"
+    if split != "train":
+        stem = f"{source}.{split}.{sequence_length}"
     folder = tokens.folder / "plans" / tokens.digest[:16]
     paths = [folder / f"{stem}.{part}.npy" for part in ("pieces", "bins")]
     if not paths[1].is_file():
-        plan = make_plan(tokens.sets[source, "train"], sequence_length, objective)
+        plan = make_plan(tokens.sets[source, split], sequence_length, objective)
         for path, array in zip(paths, (plan.pieces, plan.bins), strict=True):
             _save(path, array)
     pieces, bins = (

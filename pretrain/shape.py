@@ -18,8 +18,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import InputError
-from configs.schema import TrainGroup
-from pretrain.model import parameter_group
+from configs.schema import Lora, TrainGroup
+from pretrain.lora import lora_size
+from pretrain.trainable import layer_numbers, parameter_group
 
 _LLAMA3 = {
     "model_type": "llama", "vocab_size": 128_256, "num_key_value_heads": 8, "rope_theta": 500_000.0,
@@ -47,7 +48,8 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """parameters: by group (embed, head, layers, norms), a tied matrix once. positions: the longest
+    """parameters: by group (embed, head, layers, norms), a tied matrix once. new_rows: rows of tokens
+    that the base has not. adapters: parameters of a phase that trains lora. positions: the longest
     sequence it knows, None for no limit."""
 
     name: str
@@ -61,6 +63,8 @@ class Shape:
     vocabulary: int
     tied: bool
     positions: int | None
+    new_rows: int = 0
+    adapters: int = 0
 
     @property
     def total(self) -> int:
@@ -74,28 +78,42 @@ class Shape:
     def learning(self, train: str | list[TrainGroup]) -> int:
         """Parameters that have a gradient and an optimizer state in a phase that trains this.
 
-        A matrix of which only the new rows learn counts whole: its gradient is masked, not split off.
+        Raises InputError where it names layers that the model has not.
         """
-        groups = set(self.parameters) if train == "all" else {name.split(".")[0] for name in train}
+        groups = set(self.parameters) if train == "all" else set(train)
         if self.tied and "head" in groups:
             groups.add("embed")
-        return sum(size for group, size in self.parameters.items() if group in groups)
+        if self.tied and "head.new_rows" in groups:
+            groups.add("embed.new_rows")
+        total = sum(size for group, size in self.parameters.items() if group in groups)
+        for side in ("embed", "head") if not self.tied else ("embed",):
+            if f"{side}.new_rows" in groups and side not in groups:
+                total += self.new_rows * self.hidden
+        if "layers" not in groups:
+            ranges = (layer_numbers(g, self.layers) for g in groups if g.startswith("layers."))
+            named = {number for found in ranges for number in found}
+            total += len(named) * self.parameters["layers"] // max(1, self.layers)
+        return total + (self.adapters if "lora" in groups else 0)
 
-    def flops(self, length: int) -> float:
+    def flops(self, length: int, train: str | list[TrainGroup] = "all") -> float:
         """FLOPs of one token in training, forward and backward, without recomputation.
 
-        6 for every weight it passes (the embedding is looked up), and 12 · layers · heads · head size ·
-        length / 2 for causal attention (Kaplan et al. 2020 §2.1; Chowdhery et al. 2022, appendix B).
+        4 for every weight it passes and 2 more for each that learns (the embedding is looked up), and
+        12 · layers · heads · head size · length / 2 for causal attention (Kaplan et al. 2020 §2.1;
+        Chowdhery et al. 2022, appendix B).
         """
         looked_up = 0 if self.tied else self.parameters["embed"]
         attention = 6 * self.layers * self.heads * self.head_size * length
-        return 6 * (self.total - looked_up) + attention
+        passed = self.total - looked_up
+        return 4 * passed + 2 * min(passed, self.learning(train)) + attention
 
 
-def read_shape(base: str | dict[str, Any], vocabulary: int | None, multiple: int) -> Shape:
+def read_shape(
+    base: str | dict[str, Any], vocabulary: int | None, multiple: int, lora: Lora | None = None
+) -> Shape:
     """The shape of `base` with rows for `vocabulary` tokens (None: its own), padded to a multiple.
 
-    Raises InputError where the base is no causal language model, or its config cannot be had.
+    lora: the adapters to count. Raises InputError where the base is no causal language model, or its config cannot be had.
     """
     fields, name = _fields(base)
     kind = fields.pop("model_type", None)
@@ -106,6 +124,7 @@ def read_shape(base: str | dict[str, Any], vocabulary: int | None, multiple: int
     if config is None:
         raise InputError(f"pretrain.base: {name} has no model_type; add one, for example llama")
     text = config.get_text_config()
+    present = text.vocab_size
     rows = max(vocabulary or 0, 0 if isinstance(base, dict) else text.vocab_size) or text.vocab_size
     text.vocab_size = -(-rows // multiple) * multiple
     try:
@@ -132,6 +151,8 @@ def read_shape(base: str | dict[str, Any], vocabulary: int | None, multiple: int
         vocabulary=int(text.vocab_size),
         tied=bool(text.tie_word_embeddings),
         positions=getattr(text, "max_position_embeddings", None),
+        new_rows=max(0, (vocabulary or 0) - present),
+        adapters=0 if lora is None else lora_size(model, lora),
     )
 
 

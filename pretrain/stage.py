@@ -21,9 +21,21 @@ from configs.errors import InputError
 from configs.files import read_json, write_json
 from configs.progress import Log, Progress, silent
 from configs.schema import Config
+from pretrain.fork import fork
+from pretrain.identity import identify
 from pretrain.model import count_stored_parameters, read_rows, write_base
-from pretrain.phases import PhaseReport, check_phases, identity, make_work
-from pretrain.tokens import Tokens, open_tokens, write_tokens
+from pretrain.phases import (
+    PhaseReport,
+    check_phases,
+    identity,
+    make_work,
+    pair_forms,
+    repeated_sources,
+)
+from pretrain.same_data import open_same_tokens
+from pretrain.token_shards import write_tokens
+from pretrain.tokens import Tokens, open_tokens
+from pretrain.trainable import check_train
 from pretrain.zero import process_group, quiet_deepspeed
 from tokenizer.load import load_tokenizer
 
@@ -33,7 +45,8 @@ class Report:
     """What the stage did; also `pretrain/report.json`.
 
     seconds: of training, over all attempts. bits_per_byte: {"before" | "after": {source or language:
-    bits}}. resumed: how often training went on from a checkpoint.
+    bits}}. resumed: how often training went on from a checkpoint. steps_left_out: after jumps of the
+    loss, as `pretrain.guard` asks for.
     """
 
     parameters: int
@@ -47,6 +60,7 @@ class Report:
     zero_stage: int
     dtype: str
     identity: str
+    steps_left_out: int = 0
 
 
 def _places(config: Config, folder: Path) -> tuple[Sequence[str | Path], Path]:
@@ -54,7 +68,8 @@ def _places(config: Config, folder: Path) -> tuple[Sequence[str | Path], Path]:
     pretrain = config.pretrain
     if pretrain is None:
         raise InputError("pretrain: the config has no such section; add one, or run another stage")
-    documents: Sequence[str | Path] = pretrain.documents or [folder / "dedup" / "documents"]
+    own: Sequence[str | Path] = pretrain.documents or [folder / "dedup" / "documents"]
+    documents = [*own, *pretrain.replay]
     if not pretrain.documents and not (folder / "dedup" / "documents").is_dir():
         raise InputError(
             f"{folder / 'dedup' / 'documents'}: is missing; run dedup first, or set pretrain.documents"
@@ -99,15 +114,22 @@ def prepare(config: Config, folder: Path, *, log: Log | None = None) -> None:
         pretrain.base, tokenizer, tokenizer_folder, pretrain.new_rows, config.seed, stage / "base"
     )
     tokenizer_file = tokenizer_folder / "tokenizer.json"
-    write_tokens(documents, tokenizer, tokenizer_file, stage / "tokens", log=log)
+    pairs = pair_forms(config)
+    write_tokens(documents, tokenizer, tokenizer_file, stage / "tokens", pairs=pairs, log=log)
     tokens = open_tokens(stage / "tokens", verify=True)
     model_config = AutoConfig.from_pretrained(str(stage / "base")).get_text_config()
     longest = getattr(model_config, "max_position_embeddings", None)
     check_phases(pretrain, tokens, longest, rows.vocabulary - rows.base)
+    check_train(pretrain, stage / "base")
     for number in range(len(pretrain.phases)):
         log(Progress("pretrain", "pack", number, len(pretrain.phases), "phases"))
-        make_work(config, tokens, number, 1)
+        warning = repeated_sources(make_work(config, tokens, number, 1))
+        if warning is not None:
+            log(Progress("pretrain", "warning", 1, 1, "", warning))
     log(Progress("pretrain", "pack", len(pretrain.phases), len(pretrain.phases), "phases"))
+    if pretrain.start_from is not None:
+        own = identify(config, tokens)
+        fork(pretrain.start_from, stage, own, lambda n: make_work(config, tokens, n, 1).steps)
     write_json(stage / "prepared.json", {"identity": identity(config, tokens)})
 
 
@@ -162,7 +184,7 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         problem = ranks.broadcast(problem)
         if problem is not None:
             raise problem
-        tokens = open_tokens(stage / "tokens")
+        tokens = open_same_tokens(config, stage / "tokens", ranks)
         trainer = Trainer(config, stage, tokens, ranks, log)
         weights, phases = trainer.run()
         rows = read_rows(stage / "base")
@@ -179,6 +201,7 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
             zero_stage=state.zero_stage,
             dtype=str(trainer.dtype).removeprefix("torch."),
             identity=state.identity,
+            steps_left_out=sum(e.last_step - e.first_step + 1 for e in state.left_out),
         )
         if ranks.first:
             _export(config, folder, tokens, tokenizer_folder, weights, report, log)

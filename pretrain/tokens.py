@@ -1,224 +1,30 @@
-"""Documents → token shards that training reads through memory maps.
+"""Token shards as training reads them: through memory maps, by document.
 
-In: documents in the Parquet contract of `dedup.documents` and a tokenizer folder. Out, under
-`tokens/`: one folder per input file, `shards/<key>/`, holding for every source and split
+In: a `tokens/` folder that `token_shards.py` wrote. Out: for every source and split its documents, and
+of each one its ids, its loss mask and its bytes.
 
-    <source>.<split>.ids       uint32  every document's tokens, BOS first and EOS last, end to end
-    <source>.<split>.offsets   int64   documents + 1 starts into .ids
-    <source>.<split>.bytes     int64   UTF-8 bytes of each document's text
-    <source>.<split>.mask      uint8   dialogues only: 1 on the tokens the assistant says
-
-and `manifest.json`, written last: the shards in the order of the input files, with sha256 digests.
-
-The decision: a shard's key is a digest of its input file and of the tokenizer, so a preparation that
-was killed goes on with the files that are missing, a changed file is encoded again, and nothing else
-is. The cost is one more read of every input file. Text is encoded with special tokens switched off:
-a page that says `<|eot_id|>` must not end a turn.
+The decision: files are mapped when they are first read and a bounded number stays mapped, so opening
+a thousand shards costs as much as reading the manifest. Whether their bytes are those that were
+written is asked at the start of training, by `verify`: a file that is as it was when its digest was
+last taken (`digests.py`) is not read again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from configs.errors import InputError
-from configs.files import read_json, sha256, sync, write_json
-from configs.progress import Log, Progress, silent
-from dedup.documents import document_files, read_documents
-from tokenizer.chat import render_dialogue
+from configs.files import read_json, sha256, write_json
+from pretrain.digests import Seen, digests
 
-VERSION = 1  # of the shard format; part of every key
-BATCH = 512  # documents encoded at a time (the tokenizer spreads a batch over the cores)
-COLUMNS = ("kind", "text", "segments", "source", "language", "split")
-TRAINABLE = ("text", "parallel", "chat")
-
-
-def special_id(tokenizer: PreTrainedTokenizerFast, content: str, fallback: int | None) -> int:
-    """The id of Llama-3's `content`, or of the tokenizer's own token in that role."""
-    ids: dict[str, int] = tokenizer.get_vocab()
-    found = ids.get(content, fallback)
-    if found is None:
-        raise InputError(
-            f"tokenizer: it has neither {content} nor a token of its own in that role; "
-            "use a tokenizer with beginning-of-text and end-of-text tokens"
-        )
-    return int(found)
-
-
-def begin_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    return special_id(tokenizer, "<|begin_of_text|>", tokenizer.bos_token_id)
-
-
-def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    return special_id(tokenizer, "<|end_of_text|>", tokenizer.eos_token_id)
-
-
-@dataclass
-class _Set:
-    """The growing files of one source and split inside one shard."""
-
-    source: str
-    split: str
-    kind: str
-    stem: Path
-    offsets: list[int]
-    lengths: list[int]
-    languages: dict[str, int]
-
-    def write(self, ids: list[int], mask: list[int] | None, size: int, language: str) -> None:
-        with self.stem.with_name(self.stem.name + ".ids").open("ab") as handle:
-            handle.write(np.asarray(ids, dtype="<u4").tobytes())
-        if mask is not None:
-            with self.stem.with_name(self.stem.name + ".mask").open("ab") as handle:
-                handle.write(np.asarray(mask, dtype=np.uint8).tobytes())
-        self.offsets.append(self.offsets[-1] + len(ids))
-        self.lengths.append(size)
-        self.languages[language] = self.languages.get(language, 0) + 1
-
-    def finish(self) -> dict[str, Any]:
-        for name, values in (("offsets", self.offsets), ("bytes", self.lengths)):
-            file = self.stem.with_name(f"{self.stem.name}.{name}")
-            file.write_bytes(np.asarray(values, dtype="<i8").tobytes())
-        names = ["ids", "offsets", "bytes"] + (["mask"] if self.kind == "chat" else [])
-        files = [self.stem.with_name(f"{self.stem.name}.{name}") for name in names]
-        for file in files:
-            sync(file)
-        return {
-            "source": self.source,
-            "split": self.split,
-            "kind": self.kind,
-            "documents": len(self.lengths),
-            "tokens": self.offsets[-1],
-            "bytes": sum(self.lengths),
-            "languages": self.languages,
-            "sha256": {file.name: sha256(file) for file in files},
-        }
-
-
-def encode_rows(
-    rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast
-) -> Iterator[tuple[dict[str, Any], list[int], list[int] | None]]:
-    """Rows with their ids and, for dialogues, the loss mask. BOS and EOS stand around each."""
-    begin, end = begin_id(tokenizer), end_id(tokenizer)
-    backend = tokenizer.backend_tokenizer
-    plain = [row["text"] for row in rows if row["kind"] != "chat"]
-    before, backend.encode_special_tokens = backend.encode_special_tokens, True
-    try:
-        encodings = iter(backend.encode_batch_fast(plain, add_special_tokens=False))
-    finally:
-        backend.encode_special_tokens = before
-    for row in rows:
-        if row["kind"] == "chat":
-            ids, mask = render_dialogue(tokenizer, row["segments"])
-            front = [] if ids[:1] == [begin] else [begin]
-            yield row, [*front, *ids, end], [0] * len(front) + [*mask, 0]
-        else:
-            yield row, [begin, *next(encodings).ids, end], None
-
-
-def _write_shard(file: Path, target: Path, key: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Encode one input file into `target`, which appears whole or not at all."""
-    partial = target.with_name(target.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    sets: dict[tuple[str, str], _Set] = {}
-    skipped: dict[str, int] = {}
-    for batch in read_documents([file], columns=COLUMNS, batch_rows=BATCH):
-        rows = batch.to_pylist()
-        for row in rows:
-            if row["kind"] not in TRAINABLE:
-                skipped[row["kind"]] = skipped.get(row["kind"], 0) + 1
-        rows = [row for row in rows if row["kind"] in TRAINABLE]
-        for row, ids, mask in encode_rows(rows, tokenizer):
-            name = (row["source"], row["split"])
-            if name not in sets:
-                _check_source(file, row["source"])
-                stem = partial / f"{row['source']}.{row['split']}"
-                sets[name] = _Set(row["source"], row["split"], row["kind"], stem, [0], [], {})
-            if sets[name].kind != row["kind"]:
-                raise InputError(
-                    f"{file}: source {row['source']} mixes {sets[name].kind} and {row['kind']} "
-                    "documents; give each kind a source of its own"
-                )
-            size = trained_bytes(row)
-            sets[name].write(ids, mask, size, row["language"] or "")
-    described = [sets[name].finish() for name in sorted(sets)]
-    write_json(partial / "shard.json", {"key": key, "sets": described, "skipped": skipped})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    sync(target.parent)
-
-
-def _check_source(file: Path, source: str) -> None:
-    """Raise InputError where a source cannot be part of a file's name (own Parquet may say anything)."""
-    if not source or "/" in source or "\0" in source or len(source.encode("utf-8")) > 200:
-        raise InputError(
-            f"{file}: the source {source!r} cannot name a file; give its documents a short source "
-            "without '/'"
-        )
-
-
-def trained_bytes(row: dict[str, Any]) -> int:
-    """UTF-8 bytes of what bits per byte is measured on: the text, or what the assistant says."""
-    if row["kind"] == "chat":
-        said = (turn["text"] for turn in row["segments"] if turn["role"] == "assistant")
-        return sum(len(text.encode("utf-8")) for text in said)
-    return len(row["text"].encode("utf-8"))
-
-
-def write_tokens(
-    paths: Sequence[str | Path],
-    tokenizer: PreTrainedTokenizerFast,
-    tokenizer_file: Path,
-    folder: Path,
-    *,
-    log: Log = silent,
-) -> None:
-    """Encode every document of `paths` into `folder`; files already encoded are left alone.
-
-    Raises InputError where a path matches nothing, a source mixes kinds, or no document is found.
-    """
-    tokenizer_digest = sha256(tokenizer_file)
-    files = document_files(paths)
-    shards: list[dict[str, Any]] = []
-    skipped: dict[str, int] = {}
-    for number, file in enumerate(files):
-        log(Progress("pretrain", "tokens", number, len(files), "files", file.name))
-        content = f"{VERSION}/{tokenizer_digest}/{file.name}/{sha256(file)}"
-        key = hashlib.sha256(content.encode("utf-8")).hexdigest()[:24]
-        target = folder / "shards" / key
-        if not (target / "shard.json").is_file():
-            _write_shard(file, target, key, tokenizer)
-        shard = read_json(target / "shard.json")
-        shards.append({"key": key, "file": file.name, "sets": shard["sets"]})
-        for kind, count in shard["skipped"].items():
-            skipped[kind] = skipped.get(kind, 0) + count
-    log(Progress("pretrain", "tokens", len(files), len(files), "files"))
-    if not any(shard["sets"] for shard in shards):
-        raise InputError(
-            f"{paths[0]}: no document to train on; loosen the filters, or name other documents"
-        )
-    manifest = {
-        "version": VERSION,
-        "tokenizer_sha256": tokenizer_digest,
-        "vocab_size": len(tokenizer),
-        "begin": begin_id(tokenizer),
-        "end": end_id(tokenizer),
-        "skipped": skipped,
-        "shards": shards,
-    }
-    path = folder / "manifest.json"
-    if not path.is_file() or read_json(path) != manifest:
-        write_json(path, manifest)
+MAPPED = 1024  # files of one set and kind that stay mapped; a process may have 65,530 maps
 
 
 class TokenSet:
@@ -232,23 +38,27 @@ class TokenSet:
                 "give each kind a source of its own"
             )
         self.source, self.split, self.kind = source, split, kinds.pop()
+        self.masked = all(d.get("masked", d["kind"] == "chat") for _, d in parts)
         self.documents = sum(described["documents"] for _, described in parts)
         self.tokens = sum(described["tokens"] for _, described in parts)
         self.bytes = sum(described["bytes"] for _, described in parts)
         self._stems = [folder / f"{source}.{split}" for folder, _ in parts]
         self._first = np.cumsum([0] + [described["documents"] for _, described in parts])
-        self._offsets = [_map(stem, "offsets", "<i8") for stem in self._stems]
-        self._ids = [_map(stem, "ids", "<u4") for stem in self._stems]
-        self._mask = [_map(stem, "mask", "u1") for stem in self._stems if self.kind == "chat"]
-        languages: dict[str, int] = {}
+        self._offsets = self._mapped("offsets", "<i8")
+        self._ids = self._mapped("ids", "<u4")
+        self._mask = self._mapped("mask", "u1")
+        languages: Counter[str] = Counter()
         for _, described in parts:
-            for language, count in described["languages"].items():
-                languages[language] = languages.get(language, 0) + count
+            languages.update(described["languages"])
         self.language = max(sorted(languages), key=lambda name: languages[name])
+
+    def _mapped(self, name: str, dtype: str) -> Any:
+        """Shard number → its file of that name."""
+        return lru_cache(MAPPED)(lambda shard: _map(self._stems[shard], name, dtype))
 
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each document, BOS and EOS included: int64 [documents]."""
-        return np.concatenate([np.diff(offsets) for offsets in self._offsets])
+        return np.concatenate([np.diff(_map(stem, "offsets", "<i8")) for stem in self._stems])
 
     def byte_counts(self) -> NDArray[np.int64]:
         """UTF-8 bytes of each document: int64 [documents]."""
@@ -256,7 +66,7 @@ class TokenSet:
 
     def _slice(self, document: int, start: int, length: int | None) -> tuple[int, slice]:
         shard = int(np.searchsorted(self._first, document, side="right")) - 1
-        offsets = self._offsets[shard]
+        offsets = self._offsets(shard)
         row = document - int(self._first[shard])
         low, high = int(offsets[row]) + start, int(offsets[row + 1])
         return shard, slice(low, high if length is None else min(high, low + length))
@@ -264,21 +74,40 @@ class TokenSet:
     def ids(self, document: int, start: int = 0, length: int | None = None) -> NDArray[np.uint32]:
         """Tokens of a document, or of `length` of them from `start`: uint32 [≤ length]."""
         shard, where = self._slice(document, start, length)
-        return self._ids[shard][where]
+        found: NDArray[np.uint32] = self._ids(shard)[where]
+        return found
 
     def mask(self, document: int, start: int = 0, length: int | None = None) -> NDArray[np.uint8]:
         """1 where a dialogue's token is the assistant's: uint8, as long as `ids`."""
         shard, where = self._slice(document, start, length)
-        return self._mask[shard][where]
+        found: NDArray[np.uint8] = self._mask(shard)[where]
+        return found
 
 
 def _map(stem: Path, name: str, dtype: str) -> NDArray[Any]:
-    return np.memmap(stem.with_name(f"{stem.name}.{name}"), dtype=dtype, mode="r")
+    path = stem.with_name(f"{stem.name}.{name}")
+    try:
+        return np.memmap(path, dtype=dtype, mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); remove the folder {path.parent.name} and run again "
+            "to encode it anew"
+        ) from error
+
+
+def renderings(kind: str, objective: str) -> tuple[str, ...]:
+    """The splits that the epochs of a source of this kind read in turn: pairs have two."""
+    if kind != "parallel":
+        return ("train",)
+    return ("train", "train-turned") if objective == "pretrain" else ("chat", "chat-turned")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A finished `tokens/` folder: its sets by (source, split), and what the manifest says."""
+    """A finished `tokens/` folder: its sets by (source, split), and what the manifest says.
+
+    Splits: train and heldout; of pairs also train-turned, chat and chat-turned (`renderings`).
+    """
 
     folder: Path
     digest: str
@@ -294,25 +123,20 @@ class Tokens:
 
 
 def open_tokens(folder: Path, *, verify: bool = False) -> Tokens:
-    """Map a finished `tokens/` folder; with `verify`, every file's digest is compared first.
+    """A finished `tokens/` folder; with `verify`, every file is compared with its digest first.
 
-    Raises InputError naming the file whose bytes are not those that were written.
+    Raises InputError naming the files that are missing or whose bytes are not those that were written.
     """
     manifest = read_json(folder / "manifest.json")
+    shards = [(folder / "shards" / shard["key"], shard["sets"]) for shard in manifest["shards"]]
+    if verify:
+        verify_shards(shards)
     parts: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
-    for shard in manifest["shards"]:
-        where = folder / "shards" / shard["key"]
-        for described in shard["sets"]:
-            for name, digest in described["sha256"].items() if verify else ():
-                if not (where / name).is_file() or sha256(where / name) != digest:
-                    raise InputError(
-                        f"{where / name}: its bytes are not those that were written; "
-                        f"remove the folder {where.name} and run again to encode it anew"
-                    )
-            parts.setdefault((described["source"], described["split"]), []).append(
-                (where, described)
-            )
-    sets = {name: TokenSet(*name, found) for name, found in sorted(parts.items())}
+    for where, sets in shards:
+        for described in sets:
+            name = (described["source"], described["split"])
+            parts.setdefault(name, []).append((where, described))
+    found = {name: TokenSet(*name, described) for name, described in sorted(parts.items())}
     return Tokens(
         folder=folder,
         digest=sha256(folder / "manifest.json"),
@@ -320,5 +144,56 @@ def open_tokens(folder: Path, *, verify: bool = False) -> Tokens:
         vocab_size=manifest["vocab_size"],
         begin=manifest["begin"],
         end=manifest["end"],
-        sets=sets,
+        sets=found,
     )
+
+
+def verify_shards(shards: list[tuple[Path, list[dict[str, Any]]]]) -> None:
+    """Compare the files of shards with the digests in the manifest.
+
+    What is found sound is recorded in each shard's `verified.json`. Raises InputError with a line for
+    each file that is missing or other than it was written.
+    """
+    wanted: dict[str, str] = {}
+    seen: Seen = {}
+    for where, sets in shards:
+        record = _verified(where)
+        for described in sets:
+            for name, digest in described["sha256"].items():
+                wanted[str(where / name)] = digest
+                if name in record:
+                    seen[str(where / name)] = (record[name], digest)
+    there = [path for path in map(Path, wanted) if path.is_file()]
+    found = digests(there, seen)
+    wrong = [
+        (
+            Path(path),
+            "is missing" if path not in found else "its bytes are not those that were written",
+        )
+        for path, digest in wanted.items()
+        if path not in found or found[path][1] != digest
+    ]
+    if wrong:
+        raise InputError(
+            [
+                f"{path}: {what}; remove the folder {path.parent.name} and run again to encode it anew"
+                for path, what in wrong
+            ]
+        )
+    for where, sets in shards:
+        record = {
+            name: list(found[str(where / name)][0])
+            for described in sets
+            for name in described["sha256"]
+        }
+        if record != _verified(where):
+            write_json(where / "verified.json", record)
+
+
+def _verified(shard: Path) -> dict[str, list[int]]:
+    """What each file of a shard was when it was last found to be as written; {} where unknown."""
+    try:
+        found = read_json(shard / "verified.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -10,41 +10,48 @@ trains other parameters needs another engine, and going through saved weights ma
 and the fifth the same code. The cost is a few seconds and one set of weights per phase.
 
 Everything a step depends on is a function of its number (data, learning rate, random numbers), so the
-state of a run is a handful of numbers beside DeepSpeed's own.
+state of a run is a handful of numbers beside DeepSpeed's own. A jump of the loss that is to be rolled
+back is therefore no more than a resume from an earlier checkpoint, with some steps to be passed over.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import json
-import shutil
+import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from configs.errors import Stopped
-from configs.files import read_json
+from configs.errors import InputError, Stopped
 from configs.machine import cores
 from configs.progress import Log, Progress
 from configs.schema import Config
 from pretrain import checkpoint
 from pretrain.batches import Batch, StepData, prefetch, step_data
-from pretrain.checkpoint import State
+from pretrain.by_source import SourceLosses
+from pretrain.checkpoint import check_best
+from pretrain.convert import convert, needs_conversion
 from pretrain.engine import attention, engine, save_weights
-from pretrain.evaluate import by_language, heldout, judge, rows
-from pretrain.guard import StopRequest, check_finite, stop_requests
+from pretrain.evaluate import by_language, heldout, judge
+from pretrain.forgetting import alarm, check_names
+from pretrain.guard import RolledBack, StopRequest, process_seconds, stop_requests
+from pretrain.history import FINISHED, History
+from pretrain.jumps import Jumps
 from pretrain.model import read_rows
-from pretrain.phases import PhaseReport, Work, identity, make_work
+from pretrain.phases import PhaseReport, Work, make_work
+from pretrain.saver import Saver, remove_phases
 from pretrain.schedule import learning_rate_factor
+from pretrain.state import State
 from pretrain.tokens import Tokens
+from pretrain.windows import rows
 from pretrain.zero import Ranks, choose_dtype
-
-FINISHED = "malmoi_phase.json"  # written into a phase's weights folder: how it went
 
 
 class Trainer:
@@ -58,10 +65,23 @@ class Trainer:
         self.tokens, self.ranks, self.log = tokens, ranks, log
         self.dtype = choose_dtype(self.pretrain.dtype, ranks.device)
         self.rows = read_rows(folder / "base")
-        self.metrics = folder / "metrics.jsonl"
+        self.history = History(config, folder, tokens, ranks)
         self.state = State.start(
-            ranks.world_size, self.pretrain.zero_stage, identity(config, tokens)
+            ranks.world_size, self.pretrain.zero_stage, self.history.identity.digest
         )
+        guard, history = self.pretrain.guard, self.history
+        self.saver = Saver(
+            folder,
+            self.pretrain.checkpoint,
+            history.identity,
+            ranks,
+            history.store,
+            rewind=guard.rewind if guard.spike == "rollback" else None,
+        )
+        self.jumps = Jumps(guard, history, self.saver, ranks, log)
+        self.waits_for_first_step = True
+        self.evaluated = -1  # the step at which held-out text was judged last
+        self.step_seconds = 0.0
         self.clock = time.monotonic()
         torch.set_num_threads(_threads(self.pretrain.threads, ranks.local_world_size))
         self._prepare_evaluation()
@@ -74,98 +94,112 @@ class Trainer:
         Raises Stopped after SIGTERM and KeyboardInterrupt after Ctrl-C, both with a checkpoint
         saved, and InputError where the loss is no number or a checkpoint belongs to another run.
         """
-        finished = self._finished()
-        found = self._newest_checkpoint(len(finished))
-        if finished:
-            self.state = replace(
-                State(**finished[-1]["state"]),
-                world_size=self.ranks.world_size,
-                zero_stage=self.pretrain.zero_stage,
-            )
-        self._truncate_metrics(found[1].step if found else self.state.step)
-        with stop_requests() as request:
-            for index in range(len(finished), len(self.pretrain.phases)):
-                self._run_phase(index, found, request)
-                found = None
-        reports = [PhaseReport(**entry["report"]) for entry in self._finished()]
-        return self._weights(len(self.pretrain.phases)), reports
+        history = self.history
+        history.fetch()
+        self.saver.send_again()
+        try:
+            with stop_requests() as request:
+                while (index := len(history.finished())) < len(self.pretrain.phases):
+                    with suppress(RolledBack):  # the same phase again, from an earlier step
+                        self._run_phase(index, request)
+                    gc.collect()  # an engine must be gone before the next one is made
+        except BaseException:
+            with suppress(Exception):  # what is on its way says more
+                self.saver.wait()
+            raise
+        self.saver.close(stopped=False)
+        self._tell()
+        return history.weights(len(self.pretrain.phases)), history.reports()
 
-    def _run_phase(
-        self, index: int, found: tuple[Path, State] | None, request: StopRequest
-    ) -> None:
+    def _run_phase(self, index: int, request: StopRequest) -> None:
         """One phase, from its start or a checkpoint inside it, to its weights on disk."""
+        path, saved, self.state = self.history.go_on(index)
+        self.evaluated = self.state.bits_step
         work = make_work(self.config, self.tokens, index, self.ranks.world_size)
-        other_ranks = found is not None and found[1].world_size != self.ranks.world_size
+        converted = path is not None and needs_conversion(
+            path, saved, self.ranks.world_size, self.pretrain.zero_stage
+        )
         with engine(
-            self._weights(index),
+            self.history.weights(index),
             self.pretrain,
             work,
             self.rows,
             self.ranks,
             self.dtype,
-            universal=other_ranks and self.pretrain.zero_stage > 0,
+            universal=converted,
+            seed=self.config.seed,
         ) as trained:
-            self.state = replace(self.state, phase=index, phase_step=0)
-            if found is not None:
-                self._resume(trained, *found)
+            if path is not None:
+                self._resume(trained, path, saved, converted=converted)
+            self.jumps.guard(trained, self.state)
             self.clock = time.monotonic()
             if self.state.step == 0:
                 self._evaluate(trained)
             for data in prefetch(self._data(work)):
+                self.state = self.jumps.pass_over(self.state, work)
                 asked = self._step(trained, work, data, request)
+                self._tell()
                 last = self.state.phase_step == work.steps
                 if last or self.state.step % self.pretrain.evaluate.every_steps == 0:
                     self._evaluate(trained)
                 if asked or (
                     not last and self.state.step % self.pretrain.checkpoint.every_steps == 0
                 ):
-                    self._save(trained)
+                    self._save(trained, best=not asked)
                 if asked:
-                    if request.signal == signal.SIGINT:
-                        raise KeyboardInterrupt
-                    raise Stopped(f"stopped after step {self.state.step}; the same command goes on")
+                    self._stop(request)
+            self.state = self.jumps.pass_over(self.state, work)
+            if self.evaluated != self.state.step:
+                self._evaluate(trained)
             self._finish(trained, work)
 
     # ── a step ──────────────────────────────────────────────────────────────────────────────────
 
     def _data(self, work: Work) -> Iterator[StepData]:
         """This rank's part of every step that is still to do."""
-        size = work.share.sequences
-        for step in range(self.state.phase_step, work.steps):
-            first, last = step * size, min(work.total, (step + 1) * size)
-            yield step_data(
-                work.sequences, work.share, self.ranks.rank, first, last, digest=self.ranks.first
-            )
+        passed = [entry for entry in self.state.left_out if entry.action == "rollback"]
+        begun = replace(self.state, left_out=passed)
+        for step in range(begun.phase_step, work.steps):
+            if begun.leaves_out(step):
+                continue
+            share, span = work.share_of(step), work.span(step)
+            yield step_data(work.sequences, share, self.ranks.rank, *span, digest=self.ranks.first)
 
     def _step(self, trained: Any, work: Work, data: StepData, request: StopRequest) -> bool:
         """One optimizer step. Whether any rank was asked to stop."""
         waited = time.monotonic() - self.clock
-        factor = learning_rate_factor(work.phase.schedule, self.state.phase_step, work.steps)
+        factor = learning_rate_factor(
+            work.phase.schedule, self.state.phase_step, work.steps, work.tokens / work.steps
+        )
         for group in trained.optimizer.param_groups:
             group["lr"] = work.phase.lr * factor
         torch.manual_seed(_step_seed(self.config.seed, self.state.step, self.ranks.rank))
 
+        self.jumps.begin(self.state)
         # DeepSpeed averages over ranks and micro-batches; `scale` makes that a mean over targets
         (targets,) = self.ranks.sum(sum(batch.target_count for batch in data.batches))
         scale = self.ranks.world_size * work.share.accumulation / max(1.0, targets)
-        summed, asked = 0.0, 0.0
+        losses = SourceLosses(work, data, self.state.phase_step, self.ranks.rank, self.ranks.device)
+        asked = 0.0
         for turn, batch in enumerate(data.batches, start=1):
             batch = self._shaped(batch)
-            loss = trained(batch.input_ids, batch.position_ids, batch.targets)
+            trained.set_gradient_accumulation_boundary(turn == len(data.batches))
+            loss, nats = trained(batch.input_ids, batch.position_ids, batch.targets, True)
             trained.backward(loss * scale)
-            summed += float(loss.detach())
+            losses.add(turn - 1, nats, batch.targets)
             if turn == len(data.batches):
-                summed, asked = self.ranks.sum(summed, bool(request))
-                mean = summed / max(1.0, targets)
-                self._check("loss", mean, work, data)
+                asked, *sums = self.ranks.sum(bool(request), *losses.sums())
+                mean, by_source = losses.means(sums)
+                self.jumps.see_loss(mean, self.state, work, data)
             trained.step()
-        norm = float(trained.get_global_grad_norm() or 0.0)
-        self._check("gradient norm", norm, work, data)
+        norm = self.jumps.see_norm(trained, self.state, work, data)
+        noted, self.state = self.jumps.act(self.state, work, data)
 
-        seconds = time.monotonic() - self.clock
+        self.step_seconds = seconds = time.monotonic() - self.clock
         self.clock = time.monotonic()
-        self.state = self.state.after_step(data.tokens, mean, seconds)
-        self._write(
+        window = self.pretrain.guard.window
+        self.state = self.state.after_step(data.tokens, mean, norm, seconds, window)
+        self.history.write(
             step=self.state.step,
             phase=work.phase.name,
             tokens=self.state.tokens,
@@ -173,12 +207,18 @@ class Trainer:
             sequences=data.sequences,
             sequence_digest=data.digest,
             targets=int(targets),
-            loss=mean,
+            loss=_number(mean),
+            loss_by_source={source: _number(loss) for source, loss in by_source.items()},
             learning_rate=work.phase.lr * factor,
-            grad_norm=norm,
+            grad_norm=_number(norm or 0.0),
             tokens_per_second=round(data.tokens / seconds, 1),
             data_wait=round(waited / seconds, 4),
+            **noted,
         )
+        if self.waits_for_first_step:
+            self.waits_for_first_step = False
+            start = {"seconds_to_first_step": round(process_seconds(), 2)}
+            self.history.write(step=self.state.step, phase=work.phase.name, start=start)
         self.log(
             Progress(
                 "pretrain",
@@ -196,16 +236,6 @@ class Trainer:
         batch = batch.to(self.ranks.device)
         return batch.flat() if self.flash else batch
 
-    def _check(self, what: str, value: float, work: Work, data: StepData) -> None:
-        check_finite(
-            what,
-            value,
-            step=self.state.step + 1,
-            phase=work.phase.name,
-            first=data.first,
-            count=data.sequences,
-        )
-
     # ── held-out text ───────────────────────────────────────────────────────────────────────────
 
     def _prepare_evaluation(self) -> None:
@@ -221,6 +251,9 @@ class Trainer:
         self.judged_bytes = {name: sum(d.bytes for d in documents[name]) for name in self.judged}
         sets = {name: self.tokens.sets[name, "heldout"] for name in self.judged}
         self.languages = {name: s.language for name, s in sets.items() if s.kind == "text"}
+        known = {*self.judged, *self.languages.values()}
+        check_names(self.pretrain.evaluate.forgetting, known)
+        check_best(self.pretrain.checkpoint, known)
 
     def _evaluate(self, trained: Any) -> None:
         """Bits per byte of every held-out source, into metrics.jsonl."""
@@ -241,90 +274,93 @@ class Trainer:
         bits = dict(zip(bits, totals, strict=True))
         scores = by_language(bits, self.judged_bytes, self.languages)
         phase = self.pretrain.phases[self.state.phase].name
-        self._write(step=self.state.step, phase=phase, bits_per_byte=scores)
+        self.history.write(step=self.state.step, phase=phase, bits_per_byte=scores)
+        self.evaluated = step = self.state.step
+        start = self.state.bits_at_start or scores
+        self.state = replace(self.state, bits_per_byte=scores, bits_step=step, bits_at_start=start)
+        if forgotten := self._forgotten():
+            self._save(trained, best=False)
+            self.saver.wait()
+            raise forgotten
         self.clock = time.monotonic()
+
+    def _forgotten(self) -> InputError | None:
+        """The error to stop with if held-out text got much worse; a warning is said here."""
+        settings, state = self.pretrain.evaluate.forgetting, self.state
+        text = alarm(settings, state.bits_step, state.bits_at_start, state.bits_per_byte)
+        if settings is None or text is None:
+            return None
+        if settings.action == "stop":
+            return InputError(text)
+        self.log(Progress("pretrain", f"step {state.step}", 1, 1, "", text))
+        return None
 
     # ── what survives a restart ─────────────────────────────────────────────────────────────────
 
-    def _weights(self, phases: int) -> Path:
-        """The folder of the weights after this many phases."""
-        return self.folder / "phases" / str(phases) if phases else self.folder / "base"
-
-    def _finished(self) -> list[dict[str, Any]]:
-        """What was recorded of the phases whose weights are on disk and belong to this run."""
-        entries: list[dict[str, Any]] = []
-        for number in range(len(self.pretrain.phases), 0, -1):
-            path = self._weights(number) / FINISHED
-            if path.is_file():
-                entries = read_json(path)
-                break
-        same = entries and entries[-1]["state"]["identity"] == self.state.identity
-        return entries if same else []
-
-    def _newest_checkpoint(self, phase: int) -> tuple[Path, State] | None:
-        """Rank 0's choice, for all; None where none lies inside this phase."""
-        chosen = None
-        problem: Exception | None = None
-        if self.ranks.first:
-            try:
-                checkpoint.remove_halves(self.folder / "checkpoints")
-                chosen = checkpoint.newest(self.folder / "checkpoints", self.state.identity)
-            except Exception as error:
-                problem = error
-        chosen, problem = self.ranks.broadcast((chosen, problem))
-        if problem is not None:
-            raise problem
-        return chosen if chosen is not None and chosen[1].phase == phase else None
-
-    def _resume(self, trained: Any, path: Path, state: State) -> None:
-        stages = (state.zero_stage, self.pretrain.zero_stage)
-        if state.world_size != self.ranks.world_size and self.pretrain.zero_stage > 0:
-            path = checkpoint.convert(path, self.ranks)
-        checkpoint.check_stage(path, *stages)
+    def _resume(self, trained: Any, path: Path, saved: State, *, converted: bool) -> None:
+        """Load a checkpoint, in another form where other ranks or another ZeRO stage wrote it."""
+        if converted:
+            path = convert(path, self.ranks, saved, self.pretrain.zero_stage)
         checkpoint.load(trained, path)
         self.ranks.barrier()
         if self.ranks.first:
-            checkpoint.remove_halves(self.folder / "checkpoints")  # a conversion is used up
-        self.state = replace(state, resumed=state.resumed + 1, world_size=self.ranks.world_size)
+            checkpoint.remove_halves(self.history.checkpoints)  # a conversion is used up
+        if forgotten := self._forgotten():
+            raise forgotten
 
-    def _save(self, trained: Any) -> None:
-        begun = time.monotonic()
-        checkpoint.save(
-            trained,
-            self.folder / "checkpoints",
-            self.state,
-            self.ranks,
-            keep=self.pretrain.checkpoint.keep,
-        )
-        self.log(
-            Progress("pretrain", "save", 1, 1, "checkpoints", f"{time.monotonic() - begun:.1f} s")
-        )
+    def _save(self, trained: Any, *, best: bool) -> None:
+        """A checkpoint. best: held-out text is judged first where the best one is kept."""
+        if best and self.pretrain.checkpoint.keep_best and self.evaluated != self.state.step:
+            self._evaluate(trained)
+        self.saver.save(trained, self.state, self.step_seconds)
         self.clock = time.monotonic()
+
+    def _stop(self, request: StopRequest) -> None:
+        """End after a checkpoint, by the signal that asked for it."""
+        self.saver.close(stopped=True)
+        self._tell()
+        if request.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Stopped(f"stopped after step {self.state.step}; the same command goes on")
 
     def _finish(self, trained: Any, work: Work) -> None:
         """The phase's weights, with what happened so far; those of the phase before go."""
         state = self.state
         report = PhaseReport(
-            work.phase.name, work.steps, work.tokens, state.loss_first, state.loss_last
+            work.phase.name,
+            work.steps,
+            work.tokens,
+            state.loss_first,
+            state.loss_last,
+            work.epochs,
         )
-        record = [*self._finished(), {"state": asdict(state), "report": asdict(report)}]
-        target = self._weights(work.index + 1)
-        save_weights(trained, target, self.ranks, {FINISHED: record})
-        if self.ranks.first and work.index:
-            shutil.rmtree(self._weights(work.index), ignore_errors=True)
+        record = self.history.with_phase(state, report)
+        target = self.history.weights(work.index + 1)
+        save_weights(trained, target, self.rows, self.ranks, {FINISHED: record})
+        if self.ranks.first:
+            self.saver.finish_phase(target)
+            remove_phases(self.folder, work.index + 1, self.saver.held())
         self.ranks.barrier()
 
-    def _truncate_metrics(self, step: int) -> None:
-        if self.ranks.first:
-            if step:
-                checkpoint.truncate_metrics(self.metrics, step)
-            else:
-                self.metrics.write_bytes(b"")
+    def _tell(self) -> None:
+        """Log and record what savers and uploaders have done since the last step."""
+        if not self.ranks.first:
+            return
+        self.saver.check()
+        phase = self.pretrain.phases[self.state.phase].name
+        for step, kind, note in self.saver.told():
+            self.history.write(step=step, phase=phase, **{kind: note})
+            if kind == "saved":
+                said = f"{note['stall_seconds']:.1f} s, {note['bytes'] / 1e6:,.1f} MB"
+                self.log(Progress("pretrain", "save", 1, 1, "checkpoints", said))
+            elif "problem" in note:
+                said = f"to {note['address']} failed: {note['problem']}"
+                self.log(Progress("pretrain", f"copy of {note['name']}", 1, 1, "", said))
 
-    def _write(self, **entry: Any) -> None:
-        if self.ranks.first:
-            with self.metrics.open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+def _number(value: float) -> float | None:
+    """As JSON has it, which knows no nan."""
+    return value if math.isfinite(value) else None
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -6,7 +6,9 @@ In: `config.pretrain` and the division of a step. Out: a complete DeepSpeed conf
 ZeRO (Rajbhandari et al. 2020) stage 1 shards the optimizer's state, 2 also the gradients, 3 also the
 weights. On a CPU no compiler is needed: DeepSpeed's shared-memory collectives would be compiled at
 first use (58–123 s) and are switched off, and torch's own fused AdamW is passed in, which DeepSpeed
-calls "untested". DeepSpeed takes seven seconds to import, so it is imported inside functions.
+calls "untested". It is the only optimizer: DeepSpeed has Muon, but what it is worth when training goes
+on from a model that AdamW made has not been measured here, and what is not measured is no setting.
+DeepSpeed takes seven seconds to import, so it is imported inside functions.
 """
 
 from __future__ import annotations
@@ -80,6 +82,14 @@ def deepspeed_config(
         "wall_clock_breakdown": False,
         "checkpoint": {"load_universal": universal},
     }
+    if pretrain.offload != "none":
+        place = {"device": "cpu", "pin_memory": settings["zero_optimization"]["overlap_comm"]}
+        settings["zero_optimization"]["offload_optimizer"] = place
+        settings["zero_force_ds_cpu_optimizer"] = (
+            False  # torch's fused AdamW runs on a CPU as it is
+        )
+        if pretrain.offload == "all":
+            settings["zero_optimization"]["offload_param"] = dict(place)
     if pretrain.zero_stage == 3:
         settings["zero_optimization"] |= {
             "stage3_gather_16bit_weights_on_model_save": True,
@@ -94,9 +104,10 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW over what learns: matrices of the layers decay, embeddings, norms and biases do not."""
     tables = [
-        module.weight
+        table
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
         if module is not None
+        for table in module.parameters()  # the matrix, and its block of new rows
     ]
     decayed: list[Any] = []
     plain: list[Any] = []

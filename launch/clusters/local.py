@@ -39,7 +39,14 @@ KEEP_MEMORY = {
 }
 """glibc gives every step's large buffers back to the kernel and faults them in again; about 7 % on a CPU."""
 
-SAVE_SECONDS = 300  # how long ranks may take to save after being asked to stop
+UNMEASURED = 300.0
+"""Seconds that ranks have to stop in, at least, while no save of theirs has been measured."""
+
+SLOW_DISK = 100e6  # bytes per second that a first save is trusted to write
+STATE_OF_WEIGHTS = (
+    7  # a checkpoint of AdamW: fp32 weights and two moments beside weights of two bytes
+)
+MARGIN = 4  # a shared disk may be that much slower than it was
 
 
 def run_ranks(config: Pretrain, folder: Path, *, log: Log) -> None:
@@ -48,8 +55,10 @@ def run_ranks(config: Pretrain, folder: Path, *, log: Log) -> None:
     Raises InputError for a mistake a rank found, Stopped or KeyboardInterrupt after a stop that
     left a checkpoint, RuntimeError when the restarts are used up (the logs say why).
     """
-    processes, environment = _ranks(config, log)
     stage, logs = folder / "pretrain", folder / "logs"
+    processes, environment = _ranks(config, log)
+    patience = seconds_to_stop(stage)
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(int(patience))
     for path in (stage, logs):
         path.mkdir(parents=True, exist_ok=True)
     command = [
@@ -70,11 +79,11 @@ def run_ranks(config: Pretrain, folder: Path, *, log: Log) -> None:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            preexec_fn=_before_torchrun,
             pass_fds=[held],
             env=environment,
         )
-        _watch(child, progress, outcome, log)
+        _watch(child, stage, log)
     result = read_outcome(outcome) or {"status": "crashed", "lines": []}
     if result["status"] == "error":
         raise InputError([str(line) for line in _lines(result)])
@@ -89,9 +98,33 @@ def _lines(result: dict[str, object]) -> list[object]:
     return lines if isinstance(lines, list) else [lines]
 
 
-def _watch(child: subprocess.Popen[bytes], progress: Path, outcome: Path, log: Log) -> None:
+def _before_torchrun() -> None:
+    """In torchrun's process: it ends with this one, and a time limit's signal is not its death.
+
+    Slurm may send SIGUSR1 to every process of a job; the ranks take it as a request to stop.
+    """
+    die_with_parent(signal.SIGTERM)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def seconds_to_stop(stage: Path) -> float:
+    """How long ranks may take to finish their step, save and leave, after being asked to.
+
+    From the slowest of the last saves (`saves.json`, written by the saver), with a margin; before the
+    first one from the size of the weights.
+    """
+    try:
+        saves = json.loads((stage / "saves.json").read_bytes())
+        slowest = max(float(save["save_seconds"]) + float(save["step_seconds"]) for save in saves)
+    except (OSError, ValueError, KeyError, TypeError):
+        weights = sum(path.stat().st_size for path in (stage / "base").glob("*.safetensors"))
+        return max(UNMEASURED, STATE_OF_WEIGHTS * weights / SLOW_DISK)
+    return 60.0 + MARGIN * slowest
+
+
+def _watch(child: subprocess.Popen[bytes], stage: Path, log: Log) -> None:
     """Pass on progress until torchrun has ended, by itself or because it was made to."""
-    position = 0
+    progress, outcome, position = stage / ".progress.jsonl", stage / ".outcome.json", 0
     try:
         while child.poll() is None:
             position = _relay(progress, position, log)
@@ -101,7 +134,7 @@ def _watch(child: subprocess.Popen[bytes], progress: Path, outcome: Path, log: L
             time.sleep(0.2)
     except (KeyboardInterrupt, Stopped):
         log(Progress("pretrain", "stopping", message="finishing the step and saving"))
-        _end(child, seconds=SAVE_SECONDS)
+        _end(child, seconds=seconds_to_stop(stage))
         raise
     except BaseException:
         _end(child, seconds=10)
@@ -137,7 +170,6 @@ def _ranks(config: Pretrain, log: Log) -> tuple[int, dict[str, str]]:
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
         "PYTHONSAFEPATH": "1",  # a file in the working directory must not stand for a package
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVE_SECONDS),
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **KEEP_MEMORY,

@@ -77,7 +77,7 @@ TYPOS = [
     ("      paths: [ko.jsonl]", "      paths: ko.jsonl", "6:7", "dedup.sources.0.paths", "did you mean [ko.jsonl]?"),
     ("      paths: [ko.jsonl]", "      paths: [3]", "6:15", "dedup.sources.0.paths.0", "3 is not a path; put it in quotes"),
     ("name: a", "name: 2026", "1:1", "name", "put it in quotes"),
-    ("checkpoint: {every_steps: 500}", "checkpoint: 500", "18:3", "pretrain.checkpoint", "500 is not a mapping (every_steps, keep)"),
+    ("checkpoint: {every_steps: 500}", "checkpoint: 500", "18:3", "pretrain.checkpoint", "500 is not a mapping (every_steps, keep, keep_every, keep_best, upload)"),
     ("  pii: mask", "  pii:", "9:3", "dedup.pii", "nothing is not mask, drop or keep"),
     ("      lr: 1e-4", "      lr: .nan", "22:7", "pretrain.phases.0.lr", "nan is not a number, above 0"),
     ("  temperature: 0.7", "  7: x", "26:3", "chat.7", "no such key; the keys here are system"),

@@ -22,7 +22,7 @@ from configs.errors import InputError
 from configs.load import dump, output_keys
 from configs.progress import Progress
 from configs.schema import Config
-from launch.clusters.local import _ranks, run_ranks
+from launch.clusters.local import _ranks, run_ranks, seconds_to_stop
 from pretrain.stage import prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +154,57 @@ def launcher(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
             left.kill()
         process.kill()
         process.wait()
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_time_limits_signal_to_every_process_ends_with_75_and_the_command_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    made = tmp_path / "made"
+    make_tokenizer(made / "tokenizer")
+    make_documents(made / "documents")
+    phases = [{"name": "text", "tokens": 4_000_000, "lr": 1e-3, "mixture": {"ko": 1.0}}]
+    config = make_config(
+        processes=2,
+        phases=phases,
+        documents=[str(made / "documents")],
+        tokenizer=str(made / "tokenizer"),
+        checkpoint={"every_steps": 1000, "keep": 1},
+    )
+    folder = tmp_path / "run"
+    config = config.model_copy(update={"dir": str(folder)})
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    command = [sys.executable, "-m", "launch.cli", "pretrain", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: steps(folder) or process.poll() is not None)
+        for receiver in [process, *alive(folder)]:  # as Slurm's --signal=USR1@600 does
+            receiver.send_signal(signal.SIGUSR1)
+        assert process.stderr is not None
+        told = process.communicate(timeout=100)[1]
+    finally:
+        for left in alive(folder):
+            left.kill()
+        process.kill()
+    assert process.returncode == 75, told
+    assert f"stopped; go on with: malmoi pretrain {path}" in told and "Traceback" not in told
+    saved = (folder / "pretrain" / "checkpoints" / "latest").read_text().strip()
+    assert int(saved.removeprefix("step-")) == len(steps(folder))
+
+
+def test_the_time_to_stop_in_follows_the_saves_that_were_measured(tmp_path: Path) -> None:
+    assert seconds_to_stop(tmp_path) == 300
+    (tmp_path / "base").mkdir()
+    with (tmp_path / "base" / "model.safetensors").open("wb") as weights:
+        weights.truncate(16_000_000_000)  # 8B in two bytes: 112 GB of state to be written
+    assert seconds_to_stop(tmp_path) == pytest.approx(1120)
+    save = {"step": 100, "bytes": 9, "stall_seconds": 1.0, "save_seconds": 20.0, "step_seconds": 5}
+    (tmp_path / "saves.json").write_text(json.dumps([save, {**save, "save_seconds": 70.0}]))
+    assert seconds_to_stop(tmp_path) == 60 + 4 * 75
+    (tmp_path / "saves.json").write_text("[{}]")
+    assert seconds_to_stop(tmp_path) == pytest.approx(1120)
 
 
 @pytest.mark.thorough

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from tiny_run import make_documents, make_tokenizer
 
+from pretrain.token_shards import write_tokens
+from pretrain.tokens import Tokens, open_tokens
+from tokenizer.load import load_tokenizer
+
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -16,6 +20,17 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_documents(tmp_path_factory.mktemp("made") / "documents")
+
+
+@pytest.fixture(scope="session")
+def tokens(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path, tiny_documents: Path
+) -> Tokens:
+    """The small corpus as token shards."""
+    folder = tmp_path_factory.mktemp("tokens")
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    write_tokens([tiny_documents], tokenizer, tiny_tokenizer / "tokenizer.json", folder)
+    return open_tokens(folder, verify=True)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from tiny_run import make_config
 from pretrain.export import base_licence, model_card
 from pretrain.phases import PhaseReport
 from pretrain.stage import Report
-from pretrain.tokens import Tokens, open_tokens, write_tokens
+from pretrain.token_shards import write_tokens
+from pretrain.tokens import Tokens, open_tokens
 from tokenizer.load import load_tokenizer
 
 REPORT = Report(

@@ -1,9 +1,8 @@
-"""Loss, schedule, vocabulary growth, evaluation, the DeepSpeed configuration."""
+"""Loss, schedule, vocabulary growth, the DeepSpeed configuration."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import InputError
 from configs.schema import NewRows, Schedule
-from pretrain.evaluate import bits_per_byte, rows, texts_as_documents, windows
-from pretrain.loss import SummedLoss, chunked_cross_entropy, supports_chunks
-from pretrain.model import choose_trainable, read_rows, write_base
+from pretrain.loss import (
+    SummedLoss,
+    _ChunkedCrossEntropy,
+    chunked_cross_entropy,
+    plain_cross_entropy,
+    supports_chunks,
+)
+from pretrain.model import read_rows, write_base
 from pretrain.schedule import learning_rate_factor
+from pretrain.trainable import choose_trainable
 from pretrain.zero import deepspeed_config
 from tokenizer.load import load_tokenizer
 
@@ -37,20 +42,51 @@ def test_the_chunked_loss_and_its_gradients_equal_cross_entropy() -> None:
     expected = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
     wanted = torch.autograd.grad(expected * 3, (hidden, weight))
     for chunk in (7, 64, 1000):
-        from pretrain.loss import _ChunkedCrossEntropy
-
-        found = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk)
+        found, _ = _ChunkedCrossEntropy.apply(hidden, targets, chunk, 0.0, weight)
         grads = torch.autograd.grad(found * 3, (hidden, weight))
         assert found.item() == pytest.approx(expected.item(), rel=1e-6)
         for one, other in zip(grads, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+def test_z_loss_and_a_head_in_blocks_have_the_gradients_of_autograd(z_loss: float) -> None:
+    torch.manual_seed(2)
+    hidden = torch.randn(50, 16, dtype=torch.float64, requires_grad=True)
+    old, new, padding = (torch.randn(rows, 16, dtype=torch.float64) for rows in (600, 300, 100))
+    new.requires_grad_()
+    targets = torch.randint(0, 900, (50,))
+    logits = hidden @ torch.cat([old, new, padding]).t()
+    nats = functional.cross_entropy(logits, targets, reduction="none")
+    expected = nats.sum() + z_loss * logits.logsumexp(1).square().sum()
+    wanted = torch.autograd.grad(expected, (hidden, new))
+    found, each = _ChunkedCrossEntropy.apply(hidden, targets, 7, z_loss, old, new, padding)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(each.double(), nats.detach(), rtol=1e-6, atol=1e-6)
+    for one, other in zip(torch.autograd.grad(found, (hidden, new)), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    plain, plain_each = plain_cross_entropy(logits, targets, z_loss)
+    assert plain.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not plain_each.requires_grad
+
+
+def test_z_loss_is_trained_with_and_never_judged_by() -> None:
+    ids = torch.randint(0, 512, (2, 40))
+    positions, targets = torch.arange(40).repeat(2, 1), ids.roll(-1, 1)
+    for way in ("logits", "chunked"):
+        loss = SummedLoss(small_model(), way, z_loss=1e-2)
+        trained, nats = loss(ids, positions, targets, True)
+        assert nats.shape == ids.shape and float(nats.sum()) < float(trained.detach())
+        judged = float(loss.eval()(ids, positions, targets))
+        assert judged == pytest.approx(float(nats.sum()), rel=1e-5)
+
+
 def test_no_target_means_no_loss_and_no_gradient() -> None:
     weight = torch.randn(50, 8, requires_grad=True)
-    loss = chunked_cross_entropy(torch.randn(0, 8), weight, torch.zeros(0, dtype=torch.int64))
+    none = torch.zeros(0, dtype=torch.int64)
+    loss, nats = chunked_cross_entropy(torch.randn(0, 8), [weight], none)
     loss.backward()
-    assert loss.item() == 0 and float(weight.grad.abs().sum()) == 0
+    assert loss.item() == 0 and float(weight.grad.abs().sum()) == 0 and not len(nats)
 
 
 def test_both_ways_to_the_loss_agree_on_a_model() -> None:
@@ -186,45 +222,11 @@ def test_only_the_named_groups_learn(base_folder: Path, tmp_path: Path) -> None:
     assert len(choose_trainable(model, "all", made)) == len(list(model.parameters()))
     learned = choose_trainable(model, ["norms"], made)
     assert all(parameter.dim() == 1 for parameter in learned) and len(learned) == 5
-    (table,) = choose_trainable(model, ["embed.new_rows"], made)
+    (block,) = choose_trainable(model, ["embed.new_rows"], made)
+    assert block.shape == (1, BASE["hidden_size"])
     model(input_ids=torch.arange(10)[None], labels=torch.arange(10)[None]).loss.backward()
-    assert float(table.grad[: made.base].abs().max()) == 0
-    assert float(table.grad[made.base : made.vocabulary].abs().max()) > 0
-
-
-# ── evaluation ──────────────────────────────────────────────────────────────────────────────────
-
-
-def test_windows_predict_every_token_once_and_the_last_reaches_back() -> None:
-    assert windows(9, 8) == [(0, 8, 8)]
-    assert windows(12, 8) == [(0, 8, 8), (3, 11, 3)]
-    for length in range(2, 60):
-        judged = [
-            target
-            for _, stop, count in windows(length, 7)
-            for target in range(stop - count + 1, stop + 1)
-        ]
-        assert judged == list(range(1, length))
-
-
-def test_bits_per_byte_equals_the_log_likelihood_of_each_text_by_itself(
-    tiny_tokenizer: Path,
-) -> None:
-    tokenizer = load_tokenizer(tiny_tokenizer)
-    model = small_model().eval()
-    texts = ["봄 여름 가을 겨울", "the wind blows", "작은 마을 시장 사람들"]
-    nats = 0.0
-    for text in texts:
-        ids = torch.tensor(
-            [[tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]]
-        )
-        log_p = model(input_ids=ids).logits.log_softmax(-1)
-        nats -= float(log_p[0, :-1].gather(1, ids[0, 1:, None]).sum())
-    expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
-    documents = {"mixed": texts_as_documents(tokenizer, texts)}
-    found = bits_per_byte(model, documents, sequence_length=64, micro_batch=2)
-    assert found["mixed"] == pytest.approx(expected, rel=1e-5)
-    assert len(rows(documents["mixed"], 64, 0)) >= 1
+    assert float(block.grad.abs().max()) > 0
+    assert model.get_input_embeddings().weight.grad is None
 
 
 def test_the_deepspeed_configuration_is_complete_and_adds_up() -> None:
