@@ -85,8 +85,8 @@ class History:
         if problem is not None:
             raise problem
         path = self.folder / "left_out.json"
-        record = read_json(path) if path.is_file() else {"identity": None}
-        if record["identity"] == self.identity.digest:
+        record: dict[str, Any] = read_json(path) if path.is_file() else {}
+        if record.get("identity") == self.identity.digest:
             self.left_out = [LeftOut(**entry) for entry in record["left_out"]]
 
     def go_on(self, phase: int) -> tuple[Path | None, State, State]:

@@ -206,7 +206,11 @@ def test_a_skipped_step_leaves_the_weights_alone_and_a_resume_across_it_is_bitwi
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "world_size"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.thorough)]
+    ("stage", "world_size"),
+    [
+        pytest.param(2, 1, marks=pytest.mark.thorough),
+        pytest.param(3, 2, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_rollback_goes_on_from_a_checkpoint_without_the_data_that_led_to_the_jump(
     stage: int, world_size: int, folder: Path

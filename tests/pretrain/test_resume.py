@@ -122,6 +122,7 @@ def test_a_zero_stage_that_shards_nothing_is_refused_after_one_that_does(run_fol
     assert "was saved with stage 2, the config says 0" in outcome["lines"][0]
 
 
+@pytest.mark.thorough
 def test_a_run_whose_folder_is_gone_goes_on_from_its_copies(
     run_folder: Path, tmp_path: Path
 ) -> None:
