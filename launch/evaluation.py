@@ -27,8 +27,8 @@ from launch.console import Console, duration, table
 from launch.model_folder import check
 
 if TYPE_CHECKING:
-    from pretrain.harness import TaskScore
-    from pretrain.measure import Measured
+    from pretrain.evaluation.harness import TaskScore
+    from pretrain.evaluation.measure import Measured
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def evaluate(model: Path, source: str | None, overrides: Sequence[str], wanted: 
     # libraries print as they are loaded: stdout holds what was asked for
     with redirect_stdout(sys.stderr), Console() as console:
         if documents:
-            from pretrain.measure import choose, measure, window_of
+            from pretrain.evaluation.measure import choose, measure, window_of
 
             started = monotonic()
             window = min(window_of(name, wanted.window) for name in models)
@@ -90,7 +90,7 @@ def evaluate(model: Path, source: str | None, overrides: Sequence[str], wanted: 
             ]
             cost = _cost(measured, monotonic() - started)
         if wanted.names:
-            from pretrain.harness import run_tasks
+            from pretrain.evaluation.harness import run_tasks
 
             tasks = [
                 run_tasks(
@@ -166,7 +166,7 @@ def _cost(measured: Sequence[Sequence[Measured]], seconds: float) -> str:
 
 def _text_table(measured: Sequence[Sequence[Measured]], against: str | None) -> str:
     """Languages with their sources; with another model, its bits per byte and the change."""
-    from pretrain.scores import in_order, label
+    from pretrain.evaluation.scores import in_order, label
 
     others = {(one.source, one.language): one for one in measured[1]} if against else {}
     header = ["held-out text", "documents", "KB", "tokens/KB", "bits per byte"]
@@ -189,7 +189,7 @@ def _text_table(measured: Sequence[Sequence[Measured]], against: str | None) -> 
 
 
 def _task_table(tasks: Sequence[Sequence[TaskScore]], against: str | None) -> str:
-    from pretrain.scores import task_cells
+    from pretrain.evaluation.scores import task_cells
 
     others = {(one.task, one.metric, one.filter): one for one in tasks[1]} if against else {}
     header = ["task", "metric", "shots", "rows", "score", "±"]
@@ -238,7 +238,7 @@ def _note(
     wanted: Wanted,
 ) -> Path | None:
     """Write the scores into the run whose model this is, if the documents were its own."""
-    from pretrain.scores import note_scores, run_of
+    from pretrain.evaluation.scores import note_scores, run_of
 
     run = run_of(model)
     if run is None:

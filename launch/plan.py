@@ -134,7 +134,7 @@ def _rate(cluster: Cluster, tflops: float | None) -> tuple[str, float]:
 
 
 def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> list[str]:
-    from pretrain.batches import Share
+    from pretrain.data.batches import Share
     from pretrain.phases import division
     from pretrain.schedule import learning_rate_factor
 
@@ -281,7 +281,7 @@ def _disk(pretrain: Pretrain, shape: Shape) -> list[str]:
 def _deepspeed(pretrain: Pretrain, cluster: Cluster) -> dict[str, Any]:
     import torch
 
-    from pretrain.batches import Share
+    from pretrain.data.batches import Share
     from pretrain.phases import division
     from pretrain.zero import deepspeed_config
 

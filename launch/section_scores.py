@@ -34,7 +34,7 @@ def scores(found: Any, report: Entry | None) -> Entry | None:
         whole["against"] = {"model": str(against.get("model")), "bits_per_byte": bits}
     if not whole["bits_per_byte"] and not whole["tasks"]:
         return None
-    from pretrain.scores import compared, label, shown_tasks, task_cells
+    from pretrain.evaluation.scores import compared, label, shown_tasks, task_cells
 
     texts = [
         {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain.batches import IGNORED, StepData
+from pretrain.data.batches import IGNORED, StepData
 from pretrain.phases import Work
 
 

@@ -23,13 +23,13 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from configs.files import sync, write_json
 from configs.schema import Pretrain
-from pretrain.embeddings import Rows
-from pretrain.isolation import check_isolation
-from pretrain.lora import merged
 from pretrain.loss import SummedLoss
 from pretrain.phases import Work
-from pretrain.row_block import whole
-from pretrain.trainable import choose_trainable
+from pretrain.weights.embeddings import Rows
+from pretrain.weights.isolation import check_isolation
+from pretrain.weights.lora import merged
+from pretrain.weights.row_block import whole
+from pretrain.weights.trainable import choose_trainable
 from pretrain.zero import Ranks, adamw, deepspeed_config
 
 

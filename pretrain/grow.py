@@ -21,9 +21,9 @@ from pathlib import Path
 from configs.errors import InputError
 from configs.files import read_json, sync, write_json
 from configs.schema import NewRows
-from pretrain.embeddings import Rows
-from pretrain.export import TOKENIZER_FILES, generation_config
-from pretrain.model import write_base
+from pretrain.weights.embeddings import Rows
+from pretrain.weights.export import TOKENIZER_FILES, generation_config
+from pretrain.weights.model import write_base
 from tokenizer.load import load_tokenizer
 
 _STARTS = ("subtokens", "first", "mean", "random")
@@ -71,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--input", choices=_STARTS, default=default.input)
     parser.add_argument("--output", choices=_STARTS, default=default.output)
-    parser.add_argument("--input-vectors", help=".npy or .safetensors (see pretrain/vectors.py)")
+    parser.add_argument(
+        "--input-vectors", help=".npy or .safetensors (see pretrain/weights/vectors.py)"
+    )
     parser.add_argument("--output-vectors")
     parser.add_argument("--multiple", type=int, default=default.multiple)
     parser.add_argument("--seed", type=int, default=17)

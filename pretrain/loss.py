@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.batches import IGNORED
-from pretrain.isolation import block_mask, needs_mask
-from pretrain.row_block import head_parts
+from pretrain.data.batches import IGNORED
+from pretrain.weights.isolation import block_mask, needs_mask
+from pretrain.weights.row_block import head_parts
 
 CHUNK_BYTES = 1 << 25
 """Logits in flight, float32: 64 tokens of 130k rows stay near a CPU's caches."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from configs.errors import InputError
 from configs.schema import Config, GrowingBatch, Phase, Pretrain
-from pretrain.batches import Sequences, Share
-from pretrain.identity import identify
-from pretrain.order import Order
-from pretrain.packing import open_plan
-from pretrain.pairs import PairForms
-from pretrain.steps import Steps
-from pretrain.tokens import Tokens, renderings
+from pretrain.checkpoints.identity import identify
+from pretrain.data.batches import Sequences, Share
+from pretrain.data.order import Order
+from pretrain.data.packing import open_plan
+from pretrain.data.pairs import PairForms
+from pretrain.data.steps import Steps
+from pretrain.data.tokens import Tokens, renderings
 
 REPEATED = 4
 """Passes over a source above which a phase is warned of: up to four, repeated text teaches nearly as

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import InputError
 from configs.schema import Lora, TrainGroup
-from pretrain.lora import lora_size
-from pretrain.trainable import layer_numbers, parameter_group
+from pretrain.weights.lora import lora_size
+from pretrain.weights.trainable import layer_numbers, parameter_group
 
 _LLAMA3 = {
     "model_type": "llama", "vocab_size": 128_256, "num_key_value_heads": 8, "rope_theta": 500_000.0,

@@ -21,9 +21,11 @@ from configs.errors import InputError
 from configs.files import read_json, write_json
 from configs.progress import Log, Progress, silent
 from configs.schema import Config
-from pretrain.fork import fork
-from pretrain.identity import identify
-from pretrain.model import count_stored_parameters, read_rows, write_base
+from pretrain.checkpoints.fork import fork
+from pretrain.checkpoints.identity import identify
+from pretrain.data.same_data import open_same_tokens
+from pretrain.data.token_shards import write_tokens
+from pretrain.data.tokens import Tokens, open_tokens
 from pretrain.phases import (
     PhaseReport,
     check_phases,
@@ -32,10 +34,8 @@ from pretrain.phases import (
     pair_forms,
     repeated_sources,
 )
-from pretrain.same_data import open_same_tokens
-from pretrain.token_shards import write_tokens
-from pretrain.tokens import Tokens, open_tokens
-from pretrain.trainable import check_train
+from pretrain.weights.model import count_stored_parameters, read_rows, write_base
+from pretrain.weights.trainable import check_train
 from pretrain.zero import process_group, quiet_deepspeed
 from tokenizer.load import load_tokenizer
 
@@ -218,7 +218,7 @@ def _export(
     report: Report,
     log: Log,
 ) -> None:
-    from pretrain.export import export_model, model_card
+    from pretrain.weights.export import export_model, model_card
 
     log(Progress("pretrain", "export"))
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(tokenizer_folder)

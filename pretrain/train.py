@@ -33,24 +33,24 @@ from configs.errors import InputError, Stopped
 from configs.machine import cores
 from configs.progress import Log, Progress
 from configs.schema import Config
-from pretrain import checkpoint
-from pretrain.batches import Batch, StepData, prefetch, step_data
 from pretrain.by_source import SourceLosses
-from pretrain.checkpoint import check_best
-from pretrain.convert import convert, needs_conversion
+from pretrain.checkpoints import checkpoint
+from pretrain.checkpoints.checkpoint import check_best
+from pretrain.checkpoints.convert import convert, needs_conversion
+from pretrain.checkpoints.history import FINISHED, History
+from pretrain.checkpoints.saver import Saver, remove_phases
+from pretrain.checkpoints.state import State
+from pretrain.data.batches import Batch, StepData, prefetch, step_data
+from pretrain.data.tokens import Tokens
 from pretrain.engine import attention, engine, save_weights
-from pretrain.evaluate import by_language, heldout, judge
-from pretrain.forgetting import alarm, check_names
-from pretrain.guard import RolledBack, StopRequest, process_seconds, stop_requests
-from pretrain.history import FINISHED, History
-from pretrain.jumps import Jumps
-from pretrain.model import read_rows
+from pretrain.evaluation.evaluate import by_language, heldout, judge
+from pretrain.evaluation.forgetting import alarm, check_names
+from pretrain.evaluation.windows import rows
+from pretrain.guards.guard import RolledBack, StopRequest, process_seconds, stop_requests
+from pretrain.guards.jumps import Jumps
 from pretrain.phases import PhaseReport, Work, make_work
-from pretrain.saver import Saver, remove_phases
 from pretrain.schedule import learning_rate_factor
-from pretrain.state import State
-from pretrain.tokens import Tokens
-from pretrain.windows import rows
+from pretrain.weights.model import read_rows
 from pretrain.zero import Ranks, choose_dtype
 
 

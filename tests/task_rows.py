@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pretrain.klue.entities import TAGS
+from pretrain.evaluation.klue.entities import TAGS
 
 Row = dict[str, Any]
 
@@ -146,7 +146,7 @@ def parquet(path: Path, rows: list[Row]) -> None:
 
 
 def write_copies(data: Path) -> Path:
-    """Every layout that a copy comes in: see pretrain/local_datasets.py."""
+    """Every layout that a copy comes in: see pretrain/evaluation/local_datasets.py."""
     kobest = {
         "boolq": BOOLQ,
         "copa": COPA,

@@ -5,7 +5,7 @@ texts. Each gate returns figures for the report, often none, or raises `GateFail
 `pass_gates` runs them all. `facts` of the eleven: Llama-3's 256 special ids survive saving, text
 comes back byte for byte, no text without Hangul is cut differently, nothing of the base moves.
 
-The padding of embedding rows belongs to the model (`pretrain/embeddings.py`); here only that the ids
+The padding of embedding rows belongs to the model (`pretrain/weights/embeddings.py`); here only that the ids
 are 0 … vocab_size − 1, so that a model of vocab_size rows has one for each.
 """
 

@@ -26,7 +26,7 @@ import forked_ranks
 from tiny_run import make_config, make_documents, make_tokenizer
 
 from configs.schema import Config
-from pretrain import checkpoint
+from pretrain.checkpoints import checkpoint
 
 
 def config_of(steps: int, stage: int, every_steps: int = 1) -> Config:

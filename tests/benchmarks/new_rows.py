@@ -47,10 +47,10 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import NewRows
-from pretrain.embeddings import Rows, grow, grown_rows
 from pretrain.loss import SummedLoss
-from pretrain.model import write_base
-from pretrain.shards import open_checkpoint, write_grown
+from pretrain.weights.embeddings import Rows, grow, grown_rows
+from pretrain.weights.model import write_base
+from pretrain.weights.shards import open_checkpoint, write_grown
 from tokenizer.load import load_tokenizer
 
 METHODS = (

@@ -53,10 +53,10 @@ def measure(way: str, stage: int, arguments: argparse.Namespace) -> dict[str, fl
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from configs.schema import Optimizer, Pretrain
-    from pretrain.embeddings import Rows
     from pretrain.loss import SummedLoss
-    from pretrain.row_block import gathered
-    from pretrain.trainable import choose_trainable
+    from pretrain.weights.embeddings import Rows
+    from pretrain.weights.row_block import gathered
+    from pretrain.weights.trainable import choose_trainable
     from pretrain.zero import adamw, deepspeed_config, process_group
 
     torch.set_num_threads(1)

@@ -40,10 +40,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import Config, NewRows
 from dedup.documents import SCHEMA, read_documents
-from pretrain.encode import begin_id, end_id
-from pretrain.evaluate import bits_per_byte, texts_as_documents
+from pretrain.data.encode import begin_id, end_id
+from pretrain.evaluation.evaluate import bits_per_byte, texts_as_documents
 from pretrain.loss import SummedLoss
-from pretrain.model import write_base
+from pretrain.weights.model import write_base
 from tokenizer import stage
 from tokenizer.base import LLAMA3_PATTERN
 from tokenizer.load import load_tokenizer

@@ -103,8 +103,8 @@ def one(
             tokens += sum(map(len, batch))
         print(json.dumps({"seconds": clock() - started, "tokens": tokens, "digest": ""}))
         return
-    from pretrain.token_shards import write_tokens
-    from pretrain.tokens import open_tokens
+    from pretrain.data.token_shards import write_tokens
+    from pretrain.data.tokens import open_tokens
 
     started = clock()
     write_tokens([documents], tokenizer, tokenizer_folder / "tokenizer.json", out, workers=workers)
@@ -137,10 +137,10 @@ def measure(
 def wait_for_data(folder: Path, tokenizer: Path, steps: int) -> None:
     """Train for so many steps and print the wait; then make the same steps ready with no training."""
     from configs.schema import Config
-    from pretrain.batches import step_data
+    from pretrain.data.batches import step_data
+    from pretrain.data.tokens import open_tokens
     from pretrain.phases import make_work
     from pretrain.stage import run
-    from pretrain.tokens import open_tokens
 
     base = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 512}
     base |= {"num_hidden_layers": 6, "num_attention_heads": 4, "tie_word_embeddings": True}

@@ -142,9 +142,9 @@ def ours(folder: Path, settings: Any) -> dict[str, Any]:
 
 def batches(folder: Path, settings: Any, steps: int) -> list[list[Any]]:
     """Every step's micro-batches, in memory, as the trainer would make them."""
-    from pretrain.batches import step_data
+    from pretrain.data.batches import step_data
+    from pretrain.data.tokens import open_tokens
     from pretrain.phases import make_work
-    from pretrain.tokens import open_tokens
 
     work = make_work(settings, open_tokens(folder / "pretrain" / "tokens"), 0, 1)
     size = work.share.sequences
@@ -205,7 +205,7 @@ def bare(folder: Path, settings: Any, steps: int) -> dict[str, Any]:
 
 def json_of(settings: Any, dtype: Any) -> dict[str, Any]:
     """The DeepSpeed JSON that our trainer makes for one rank."""
-    from pretrain.batches import Share
+    from pretrain.data.batches import Share
     from pretrain.zero import deepspeed_config
 
     pretrain = settings.pretrain

@@ -33,10 +33,10 @@ import torch
 
 from configs.schema import Config
 from dedup.documents import SCHEMA
-from pretrain.packing import open_plan
+from pretrain.data.packing import open_plan
+from pretrain.data.tokens import open_tokens
 from pretrain.shape import read_shape
 from pretrain.stage import prepare
-from pretrain.tokens import open_tokens
 from pretrain.zero import choose_dtype
 
 LLAMA3 = {

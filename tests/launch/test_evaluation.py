@@ -18,9 +18,9 @@ from configs.load import dump
 from launch import report
 from launch.lineage import Lineage
 from launch.section_training import training
-from pretrain.harness import TaskScore
-from pretrain.measure import Measured
-from pretrain.scores import FILE, note_scores, read_scores, with_scores
+from pretrain.evaluation.harness import TaskScore
+from pretrain.evaluation.measure import Measured
+from pretrain.evaluation.scores import FILE, note_scores, read_scores, with_scores
 
 CARD = "---\nlanguage: [ko, en]\n---\n\n# tiny\n\n## Lineage\n\n- pretrain: `ab`\n"
 NLI = {

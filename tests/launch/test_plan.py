@@ -51,13 +51,17 @@ def test_an_8b_model_has_the_published_number_of_parameters() -> None:
     assert read_shape("meta-llama/Llama-3.2-3B", None, 64).total == 3_212_749_824
 
 
-def test_the_optimizer_takes_twelve_bytes_a_parameter_and_four_in_its_step_shared_by_ranks() -> None:
+def test_the_optimizer_takes_twelve_bytes_a_parameter_and_four_in_its_step_shared_by_ranks() -> (
+    None
+):
     pretrain = load("llama3-8b-open-ko", []).pretrain
     assert pretrain is not None
     shape = read_shape(pretrain.base, None, 64)
     for ranks in (1, 8, 64):
         need = memory(shape, pretrain, pretrain.phases[0], zero_stage=1, ranks=ranks, width=2)
-        step = max(0, 4 * shape.total // ranks - need.activations - need.logits)  # those are gone then
+        step = max(
+            0, 4 * shape.total // ranks - need.activations - need.logits
+        )  # those are gone then
         assert need.optimizer == 12 * shape.total // ranks + step
         assert need.weights == 2 * shape.total
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_run import make_documents, make_tokenizer
 
-from pretrain.token_shards import write_tokens
-from pretrain.tokens import Tokens, open_tokens
+from pretrain.data.token_shards import write_tokens
+from pretrain.data.tokens import Tokens, open_tokens
 from tokenizer.load import load_tokenizer
 
 

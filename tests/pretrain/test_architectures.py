@@ -11,9 +11,9 @@ from tiny_run import BASE, make_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import InputError
-from pretrain.isolation import block_mask, check_isolation
 from pretrain.loss import SummedLoss
 from pretrain.stage import run
+from pretrain.weights.isolation import block_mask, check_isolation
 
 COMMON = {key: value for key, value in BASE.items() if key != "model_type"}
 SHAPES: dict[str, dict[str, Any]] = {

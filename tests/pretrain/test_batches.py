@@ -10,11 +10,11 @@ import torch
 from tiny_run import BASE
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pretrain.batches import IGNORED, Sequences, Share
+from pretrain.data.batches import IGNORED, Sequences, Share
+from pretrain.data.order import Order
+from pretrain.data.packing import make_plan, open_plan
+from pretrain.data.tokens import Tokens
 from pretrain.loss import SummedLoss
-from pretrain.order import Order
-from pretrain.packing import make_plan, open_plan
-from pretrain.tokens import Tokens
 from tokenizer.load import load_tokenizer
 
 

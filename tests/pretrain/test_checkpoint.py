@@ -15,10 +15,10 @@ from tiny_run import make_config
 from configs.errors import InputError
 from configs.files import write_json
 from configs.schema import Checkpoint
-from pretrain import checkpoint
-from pretrain.identity import Identity, differences
-from pretrain.state import LeftOut, State, read_state
-from pretrain.store import Store, Uploader, restore, write_manifest
+from pretrain.checkpoints import checkpoint
+from pretrain.checkpoints.identity import Identity, differences
+from pretrain.checkpoints.state import LeftOut, State, read_state
+from pretrain.checkpoints.store import Store, Uploader, restore, write_manifest
 
 
 def identity(**changes: Any) -> Identity:
@@ -216,7 +216,7 @@ def test_a_far_copy_that_is_damaged_or_unfinished_is_passed_over_and_told(tmp_pa
 def test_copies_that_fail_are_told_and_counted_and_the_next_one_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.store.PAUSE", 0.01)
+    monkeypatch.setattr("pretrain.checkpoints.store.PAUSE", 0.01)
     stage = stage_with(tmp_path, 4, 8)
     (tmp_path / "far").write_text("a file stands where the store should be")
     uploader = Uploader(Store(str(tmp_path / "far"), "run", identity().digest), stage)
@@ -296,7 +296,7 @@ def test_checkpoints_go_to_s3_and_come_back(tmp_path: Path, bucket: str) -> None
 def test_a_bucket_that_is_not_there_fails_the_copy_and_not_the_run(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.store.PAUSE", 0.01)
+    monkeypatch.setattr("pretrain.checkpoints.store.PAUSE", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
     stage = stage_with(tmp_path, 4)
     uploader = Uploader(Store(f"{bucket}-other", "run", identity().digest), stage)

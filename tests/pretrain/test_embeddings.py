@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from configs.errors import InputError
 from configs.load import load
 from configs.schema import NewRows
-from pretrain.embeddings import Rows, grown_rows, read_new_tokens
-from pretrain.export import generation_config
 from pretrain.grow import main
-from pretrain.model import read_rows, write_base
-from pretrain.shards import open_checkpoint
+from pretrain.weights.embeddings import Rows, grown_rows, read_new_tokens
+from pretrain.weights.export import generation_config
+from pretrain.weights.model import read_rows, write_base
+from pretrain.weights.shards import open_checkpoint
 from tokenizer.load import load_tokenizer
 
 NEW = ["봄바람이", "강물소리", "마을길", "산은높다", "겨울바람"]
@@ -193,8 +193,8 @@ import json, struct, sys, threading, time
 from pathlib import Path
 import torch
 from configs.schema import NewRows
-from pretrain.embeddings import Rows, grown_rows
-from pretrain.shards import Checkpoint, read_header, write_grown
+from pretrain.weights.embeddings import Rows, grown_rows
+from pretrain.weights.shards import Checkpoint, read_header, write_grown
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()

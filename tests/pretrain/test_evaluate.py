@@ -17,9 +17,9 @@ from transformers import LlamaForCausalLM
 
 from configs.errors import InputError
 from dedup.documents import SCHEMA
-from pretrain.evaluate import bits_per_byte, texts_as_documents
-from pretrain.measure import choose, evaluate_model, measure, window_of
-from pretrain.windows import rows, windows
+from pretrain.evaluation.evaluate import bits_per_byte, texts_as_documents
+from pretrain.evaluation.measure import choose, evaluate_model, measure, window_of
+from pretrain.evaluation.windows import rows, windows
 from tokenizer.load import load_tokenizer
 
 

@@ -9,12 +9,12 @@ import torch
 from tiny_run import BASE, make_config
 from transformers import AutoModelForCausalLM, pipeline
 
+from pretrain.data.tokens import open_tokens
 from pretrain.engine import engine, save_weights
-from pretrain.export import export_model
-from pretrain.model import read_rows
 from pretrain.phases import make_work
 from pretrain.stage import prepare
-from pretrain.tokens import open_tokens
+from pretrain.weights.export import export_model
+from pretrain.weights.model import read_rows
 from pretrain.zero import process_group
 from tokenizer.load import load_tokenizer
 

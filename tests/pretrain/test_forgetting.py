@@ -14,7 +14,7 @@ from tiny_run import make_config
 from configs.errors import InputError
 from configs.progress import Progress
 from configs.schema import Config, Evaluate, Forgetting
-from pretrain.forgetting import alarm, check_names
+from pretrain.evaluation.forgetting import alarm, check_names
 from pretrain.stage import run
 
 KOREAN = [{"name": "korean", "tokens": 10240, "lr": 2e-2, "mixture": {"ko": 1.0}}]

@@ -17,8 +17,8 @@ from tiny_run import WORDS, document, make_config, sentence
 
 from configs.schema import Config, Guard
 from dedup.documents import SCHEMA
-from pretrain.spikes import Watch, deviation, remembered
-from pretrain.state import LeftOut
+from pretrain.checkpoints.state import LeftOut
+from pretrain.guards.spikes import Watch, deviation, remembered
 
 
 def seen(

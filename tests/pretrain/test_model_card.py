@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_run import make_config
 
-from pretrain.export import base_licence, model_card
+from pretrain.data.token_shards import write_tokens
+from pretrain.data.tokens import Tokens, open_tokens
 from pretrain.phases import PhaseReport
 from pretrain.stage import Report
-from pretrain.token_shards import write_tokens
-from pretrain.tokens import Tokens, open_tokens
+from pretrain.weights.export import base_licence, model_card
 from tokenizer.load import load_tokenizer
 
 REPORT = Report(

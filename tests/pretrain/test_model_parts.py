@@ -20,9 +20,9 @@ from pretrain.loss import (
     plain_cross_entropy,
     supports_chunks,
 )
-from pretrain.model import read_rows, write_base
 from pretrain.schedule import learning_rate_factor
-from pretrain.trainable import choose_trainable
+from pretrain.weights.model import read_rows, write_base
+from pretrain.weights.trainable import choose_trainable
 from pretrain.zero import deepspeed_config
 from tokenizer.load import load_tokenizer
 

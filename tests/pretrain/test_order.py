@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from pretrain.order import SLOTS, Order, permute
+from pretrain.data.order import SLOTS, Order, permute
 
 
 def test_an_epoch_visits_every_sequence_once_and_the_next_in_another_order() -> None:

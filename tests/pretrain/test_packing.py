@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from pretrain.packing import cut, pack
+from pretrain.data.packing import cut, pack
 
 
 def test_no_document_that_fits_is_cut_and_the_waste_is_under_one_percent() -> None:

@@ -13,13 +13,13 @@ import pytest
 from tiny_run import SCHEMA, document, make_config
 
 from configs.errors import InputError
-from pretrain.batches import IGNORED
-from pretrain.evaluate import heldout
-from pretrain.pairs import PairForms, asked, plain
+from pretrain.data.batches import IGNORED
+from pretrain.data.pairs import PairForms, asked, plain
+from pretrain.data.token_shards import write_tokens
+from pretrain.data.tokens import Tokens, open_tokens
+from pretrain.evaluation.evaluate import heldout
 from pretrain.phases import make_work, pair_forms
 from pretrain.stage import run
-from pretrain.token_shards import write_tokens
-from pretrain.tokens import Tokens, open_tokens
 from tokenizer.load import load_tokenizer
 
 COUNT = 60

@@ -12,9 +12,9 @@ from tiny_run import SCHEMA, document, make_config
 
 from configs.errors import InputError
 from configs.progress import Progress
+from pretrain.data.tokens import Tokens, open_tokens
 from pretrain.phases import check_phases, make_work, repeated_sources
 from pretrain.stage import prepare
-from pretrain.tokens import Tokens, open_tokens
 
 TEXT = {"name": "text", "tokens": 6144, "lr": 3e-3, "mixture": {"ko": 0.75, "en": 0.25}}
 

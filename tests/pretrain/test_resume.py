@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from configs.files import read_json
 from configs.schema import Config
-from pretrain import checkpoint
+from pretrain.checkpoints import checkpoint
 
 pytestmark = pytest.mark.slow
 STEPS = 60

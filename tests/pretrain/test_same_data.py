@@ -23,7 +23,7 @@ from pathlib import Path
 import torch, torch.distributed as dist
 from configs.errors import InputError
 from configs.schema import Config
-from pretrain.same_data import open_same_tokens
+from pretrain.data.same_data import open_same_tokens
 from pretrain.zero import Ranks
 
 rank, world, port, config, folder = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]

@@ -14,10 +14,10 @@ from tiny_run import make_config
 
 from configs.errors import Stopped
 from configs.progress import Progress
+from pretrain.data.steps import Steps
+from pretrain.data.tokens import Tokens
 from pretrain.phases import make_work
 from pretrain.stage import run
-from pretrain.steps import Steps
-from pretrain.tokens import Tokens
 
 GROWING = {"start": 128, "end": 512, "over": 3000}
 PHASES = [{"name": "text", "tokens": 4096, "lr": 3e-3, "mixture": {"ko": 1.0}}]

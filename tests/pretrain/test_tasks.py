@@ -14,9 +14,9 @@ from task_rows import KMMLU, MMLU, NER, STS, jsonl, parquet, tagged, write_copie
 from tiny_model import make_model
 
 from configs.errors import InputError
-from pretrain import local_datasets
-from pretrain.harness import OURS, TaskScore, run_tasks
-from pretrain.klue import entities, similarity
+from pretrain.evaluation import local_datasets
+from pretrain.evaluation.harness import OURS, TaskScore, run_tasks
+from pretrain.evaluation.klue import entities, similarity
 
 NAMES = ("kobest", "haerae", "klue", "gsm8k", "mmlu_anatomy", "kmmlu_biology")
 

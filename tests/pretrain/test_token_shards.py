@@ -19,11 +19,11 @@ from small_run import ROOT
 from tiny_run import ENGLISH, SCHEMA, WORDS, dialogue, document, sentence
 
 from configs.errors import InputError
-from pretrain import digests, input_shares, token_shards
-from pretrain.encode import Encoder
-from pretrain.input_shares import shares
-from pretrain.token_shards import write_tokens
-from pretrain.tokens import Tokens, open_tokens
+from pretrain.data import digests, input_shares, token_shards
+from pretrain.data.encode import Encoder
+from pretrain.data.input_shares import shares
+from pretrain.data.token_shards import write_tokens
+from pretrain.data.tokens import Tokens, open_tokens
 from tokenizer.chat import render_dialogue
 from tokenizer.load import load_tokenizer
 

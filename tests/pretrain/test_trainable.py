@@ -18,12 +18,12 @@ from configs.load import dump, load
 from configs.progress import Progress
 from configs.schema import Lora, Pretrain
 from launch.clusters.local import run_ranks
-from pretrain.embeddings import Rows
-from pretrain.lora import add_adapters, lora_size, merged
 from pretrain.loss import SummedLoss
-from pretrain.row_block import whole
 from pretrain.stage import prepare, run
-from pretrain.trainable import choose_trainable, layer_numbers
+from pretrain.weights.embeddings import Rows
+from pretrain.weights.lora import add_adapters, lora_size, merged
+from pretrain.weights.row_block import whole
+from pretrain.weights.trainable import choose_trainable, layer_numbers
 
 ROWS = Rows(400, 460, 512)
 ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.errors import InputError, Stopped
 from configs.progress import Progress
-from pretrain.measure import evaluate_model
+from pretrain.evaluation.measure import evaluate_model
 from pretrain.stage import prepare, run
 
 pytestmark = pytest.mark.slow

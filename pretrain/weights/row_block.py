@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import InputError
-from pretrain.embeddings import Rows
+from pretrain.weights.embeddings import Rows
 
 NAME = "new_rows"
 

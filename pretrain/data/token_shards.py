@@ -44,11 +44,11 @@ from configs.machine import cores
 from configs.progress import Log, Progress, silent
 from dedup.documents import document_files
 from dedup.executor import Tell, run_tasks
-from pretrain.digests import Seen, digests, stamp
-from pretrain.encode import Encoder, begin_id, end_id, said_bytes
-from pretrain.input_shares import Share, shares
-from pretrain.pairs import PairForms, asked, plain, sides
-from pretrain.shard_files import ShardFiles
+from pretrain.data.digests import Seen, digests, stamp
+from pretrain.data.encode import Encoder, begin_id, end_id, said_bytes
+from pretrain.data.input_shares import Share, shares
+from pretrain.data.pairs import PairForms, asked, plain, sides
+from pretrain.data.shard_files import ShardFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from configs.progress import Log, Progress, silent
-from pretrain.encode import encode_rows
+from pretrain.data.encode import encode_rows
+from pretrain.data.order import permute
+from pretrain.data.tokens import Tokens
+from pretrain.evaluation.windows import Judged, Row, batched, rows
 from pretrain.loss import SummedLoss
-from pretrain.order import permute
-from pretrain.tokens import Tokens
-from pretrain.windows import Judged, Row, batched, rows
 
 Loss = Callable[..., Tensor]  # SummedLoss, or an engine around it
 

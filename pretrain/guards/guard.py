@@ -25,7 +25,7 @@ import psutil
 
 from configs.errors import InputError
 from configs.schema import Guard
-from pretrain.spikes import Spike
+from pretrain.guards.spikes import Spike
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 is what `#SBATCH --signal=USR1@600` sends ten minutes before a job's time is up."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from configs.errors import InputError
 from configs.files import read_json, sha256, write_json
-from pretrain.digests import Seen, digests
+from pretrain.data.digests import Seen, digests
 
 MAPPED = 1024  # files of one set and kind that stay mapped; a process may have 65,530 maps
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from configs.errors import InputError, missing_extra
 from configs.keys import nearest
-from pretrain.local_datasets import leaves, redirect
+from pretrain.evaluation.local_datasets import leaves, redirect
 
 OURS = Path(__file__).parent / "klue"
 USUAL = ("kobest", "kmmlu", "haerae", "klue", "mmlu", "gsm8k")

@@ -21,10 +21,10 @@ from typing import Any
 
 from configs.errors import InputError
 from configs.files import read_json, sync, write_json
-from pretrain import checkpoint
-from pretrain.history import FINISHED
-from pretrain.identity import Identity, differences
-from pretrain.state import State, read_state
+from pretrain.checkpoints import checkpoint
+from pretrain.checkpoints.history import FINISHED
+from pretrain.checkpoints.identity import Identity, differences
+from pretrain.checkpoints.state import State, read_state
 
 FORKED = "forked.json"  # in the stage's folder: what was forked, when all of it is there
 FREE = ("tokens", "epochs", "schedule", "lr", "mixture")

@@ -16,13 +16,13 @@ from typing import Any
 
 from configs.progress import Log, Progress
 from configs.schema import Guard
-from pretrain.batches import StepData
-from pretrain.guard import RolledBack, check_finite, too_many
-from pretrain.history import History
+from pretrain.checkpoints.history import History
+from pretrain.checkpoints.saver import Saver
+from pretrain.checkpoints.state import LeftOut, State
+from pretrain.data.batches import StepData
+from pretrain.guards.guard import RolledBack, check_finite, too_many
+from pretrain.guards.spikes import Spike, Watch, gradient_norm, let_refuse
 from pretrain.phases import Work
-from pretrain.saver import Saver
-from pretrain.spikes import Spike, Watch, gradient_norm, let_refuse
-from pretrain.state import LeftOut, State
 from pretrain.zero import Ranks
 
 

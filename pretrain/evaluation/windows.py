@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pretrain.batches import IGNORED, Batch
-from pretrain.packing import PIECE, pack
+from pretrain.data.batches import IGNORED, Batch
+from pretrain.data.packing import PIECE, pack
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from configs.load import output_keys
 from configs.schema import Config, Pretrain
-from pretrain.tokens import Tokens
+from pretrain.data.tokens import Tokens
 
 MANY = 6  # differing keys that a message names
 

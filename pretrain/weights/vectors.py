@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from configs.errors import InputError
-from pretrain.embeddings import Given
+from pretrain.weights.embeddings import Given
 
 
 def token_names(path: Path) -> list[tuple[str, str, str]]:

@@ -21,8 +21,8 @@ from configs.errors import InputError
 from configs.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
-    from pretrain.harness import TaskScore
-    from pretrain.measure import Measured
+    from pretrain.evaluation.harness import TaskScore
+    from pretrain.evaluation.measure import Measured
 
 FILE = "evaluations.json"
 TITLE = "## Scores"

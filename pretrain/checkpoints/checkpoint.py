@@ -23,8 +23,8 @@ from typing import Any
 from configs.errors import InputError
 from configs.files import read_json, sha256, sync, write_json, write_text
 from configs.schema import Checkpoint
-from pretrain.identity import Identity, differences
-from pretrain.state import LeftOut, State, read_state
+from pretrain.checkpoints.identity import Identity, differences
+from pretrain.checkpoints.state import LeftOut, State, read_state
 
 READERS = 4  # files digested at a time; hashing leaves Python's lock alone
 

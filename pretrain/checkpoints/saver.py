@@ -23,10 +23,10 @@ from typing import Any
 
 from configs.files import read_json, write_json
 from configs.schema import Checkpoint
-from pretrain.checkpoint import name_of, prune, remove_halves, seal
-from pretrain.identity import Identity
-from pretrain.state import State
-from pretrain.store import Store, Uploader, write_manifest
+from pretrain.checkpoints.checkpoint import name_of, prune, remove_halves, seal
+from pretrain.checkpoints.identity import Identity
+from pretrain.checkpoints.state import State
+from pretrain.checkpoints.store import Store, Uploader, write_manifest
 from pretrain.zero import Ranks
 
 REMEMBERED = 5  # saves that saves.json describes

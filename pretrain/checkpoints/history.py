@@ -14,12 +14,12 @@ from typing import Any
 
 from configs.files import read_json, write_json
 from configs.schema import Config
-from pretrain import checkpoint
-from pretrain.identity import differences, identify
+from pretrain.checkpoints import checkpoint
+from pretrain.checkpoints.identity import differences, identify
+from pretrain.checkpoints.state import LeftOut, State
+from pretrain.checkpoints.store import Store, restore
+from pretrain.data.tokens import Tokens
 from pretrain.phases import PhaseReport
-from pretrain.state import LeftOut, State
-from pretrain.store import Store, restore
-from pretrain.tokens import Tokens
 from pretrain.zero import Ranks
 
 FINISHED = "malmoi_phase.json"  # written into a phase's weights folder: how it went

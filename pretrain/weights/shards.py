@@ -32,7 +32,7 @@ from transformers.utils import cached_file
 
 from configs.errors import InputError
 from configs.files import read_json, write_json
-from pretrain.embeddings import Rows, Take
+from pretrain.weights.embeddings import Rows, Take
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}

@@ -24,10 +24,10 @@ import torch.distributed as dist
 
 from configs.errors import InputError
 from configs.schema import Config
-from pretrain.batches import Sequences
-from pretrain.identity import identify
+from pretrain.checkpoints.identity import identify
+from pretrain.data.batches import Sequences
+from pretrain.data.tokens import Tokens, open_tokens
 from pretrain.phases import make_work
-from pretrain.tokens import Tokens, open_tokens
 from pretrain.zero import Ranks
 
 SAMPLED = 16  # sequences of a phase that go into its fingerprint

@@ -22,9 +22,9 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from configs.files import read_json, sync, write_text
 from configs.schema import Config
-from pretrain.embeddings import Rows
-from pretrain.encode import begin_id, end_id
-from pretrain.tokens import Tokens
+from pretrain.data.encode import begin_id, end_id
+from pretrain.data.tokens import Tokens
+from pretrain.weights.embeddings import Rows
 from tokenizer.write import OTHER_FORMS
 
 if TYPE_CHECKING:

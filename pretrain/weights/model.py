@@ -25,9 +25,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from configs.errors import InputError
 from configs.files import read_json, sync, write_json
 from configs.schema import NewRows
-from pretrain.embeddings import Given, Rows, Side, grow, grown_rows, is_tied, read_new_tokens
-from pretrain.shards import open_checkpoint, write_grown
-from pretrain.vectors import open_vectors, token_names
+from pretrain.weights.embeddings import (
+    Given,
+    Rows,
+    Side,
+    grow,
+    grown_rows,
+    is_tied,
+    read_new_tokens,
+)
+from pretrain.weights.shards import open_checkpoint, write_grown
+from pretrain.weights.vectors import open_vectors, token_names
 from tokenizer.load import load_tokenizer
 
 ROWS_FILE = "malmoi_rows.json"  # beside the weights: which rows are old, new, padding

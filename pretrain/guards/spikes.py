@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from configs.schema import Guard
 
 if TYPE_CHECKING:
-    from pretrain.state import LeftOut
+    from pretrain.checkpoints.state import LeftOut
 
 LEAST = (
     32  # steps of a phase before anything can be said to jump; fewer where the window is smaller

@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.order import Order
-from pretrain.packing import Plan
-from pretrain.tokens import Tokens, renderings
+from pretrain.data.order import Order
+from pretrain.data.packing import Plan
+from pretrain.data.tokens import Tokens, renderings
 
 IGNORED = -100
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from configs.errors import InputError
 from configs.files import write_text
-from pretrain.state import State
+from pretrain.checkpoints.state import State
 from pretrain.zero import Ranks
 
 

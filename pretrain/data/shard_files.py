@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from configs.errors import InputError
 from configs.files import sync
-from pretrain.encode import Encoded
+from pretrain.data.encode import Encoded
 
 FLUSH = 1 << 20  # tokens a set holds before it writes them
 

@@ -25,9 +25,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from configs.errors import InputError
 from configs.progress import Log, Progress, silent
 from dedup.documents import read_documents
-from pretrain.encode import begin_id, encode_rows, trained_bytes
-from pretrain.evaluate import bits_per_byte
-from pretrain.windows import Judged
+from pretrain.data.encode import begin_id, encode_rows, trained_bytes
+from pretrain.evaluation.evaluate import bits_per_byte
+from pretrain.evaluation.windows import Judged
 from tokenizer.chat import HEADER
 from tokenizer.load import load_tokenizer
 

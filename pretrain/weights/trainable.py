@@ -21,9 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import InputError
 from configs.schema import Lora, Pretrain, TrainGroup
-from pretrain.embeddings import Rows
-from pretrain.lora import add_adapters, check_installed, lora_targets
-from pretrain.row_block import NAME, split_embedding, split_head
+from pretrain.weights.embeddings import Rows
+from pretrain.weights.lora import add_adapters, check_installed, lora_targets
+from pretrain.weights.row_block import NAME, split_embedding, split_head
 
 _LAYERS = re.compile(r"layers\.(?:(first|last)-)?(\d+)(?:-(\d+))?")
 

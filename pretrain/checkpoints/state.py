@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import read_json
-from pretrain.spikes import remembered
+from pretrain.guards.spikes import remembered
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from configs.files import atomic
-from pretrain.tokens import Tokens, TokenSet
+from pretrain.data.tokens import Tokens, TokenSet
 
 PIECE = np.dtype([("document", "<i8"), ("start", "<i4"), ("length", "<i4")])
 

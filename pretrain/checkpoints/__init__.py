@@ -1,0 +1,1 @@
+"""Where a run stands: saved, verified, copied away, converted, forked."""
