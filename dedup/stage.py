@@ -107,6 +107,7 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         report.digest = digest
         report.seconds |= {"publish": round(published, 3), "index": round(indexed, 3)}
         report.wall_seconds = round(time.monotonic() - begin, 3)
+        _sweep(out, work)
         report.write(out / "report.json")
     shutil.rmtree(work, ignore_errors=True)
     return report
@@ -237,6 +238,12 @@ def _begin(out: Path, work: Path, planned: dict[str, Any]) -> None:
             shutil.rmtree(out / name, ignore_errors=True)
         work.mkdir(parents=True)
         write_json(mark, planned)
+    _sweep(out, work)
+
+
+def _sweep(out: Path, work: Path) -> None:
+    """Delete what killed writers left: at the start, and at the end, when a worker that outlived its
+    killed caller by a moment is surely gone."""
     for place in (out, work, out / "documents", out / "removed", out / "failed"):
         remove_leftovers(place)
 

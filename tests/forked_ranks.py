@@ -24,7 +24,14 @@ from pretrain.zero import quiet_deepspeed
 quiet_deepspeed()  # before the server starts, which looks for GPUs when it imports DeepSpeed
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "deepspeed", "transformers", "pretrain.train", "pretrain.weights.export", "forked_ranks"]
+    [
+        "torch",
+        "deepspeed",
+        "transformers",
+        "pretrain.train",
+        "pretrain.weights.export",
+        "forked_ranks",
+    ]
 )
 
 
