@@ -133,6 +133,7 @@ def config(folder: Path, options: argparse.Namespace, on_gpu: bool) -> Config:
                 "sequence_length": options.length,
                 "global_batch_tokens": options.length * options.micro_batch,
                 "micro_batch": options.micro_batch,
+                "threads": 1,
                 "zero_stage": 1,
                 "activation_checkpointing": not options.no_checkpointing,
                 "checkpoint": {"every_steps": 10_000},
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--no-checkpointing", action="store_true")
     parser.add_argument("--peer", action="store_true")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # on a CPU: matrix products and training alike
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     if not on_gpu:
