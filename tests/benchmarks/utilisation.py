@@ -191,7 +191,9 @@ def main() -> None:
         assert settings.pretrain is not None and isinstance(settings.pretrain.base, dict)
         dtype = choose_dtype(settings.pretrain.dtype, device)
         rate = matmul_rate(device, dtype)
-        shape = read_shape(settings.pretrain.base, settings.pretrain.base.get("vocab_size"), 64)
+        shape = read_shape(
+            settings.pretrain.base, settings.pretrain.base.get("vocab_size", WORDS + 2), 64
+        )
         prepare(settings, folder)
         per_token = shape.flops(round(attended(settings, folder)))
         print(
