@@ -230,7 +230,8 @@ def test_preparations_killed_at_any_moment_go_on_and_end_with_the_same_bytes(
     documents = many_row_groups(tmp_path / "documents", files=6, groups=400)
     script = (
         "import sys; from pathlib import Path\n"
-        "from pretrain import input_shares, token_shards; from tokenizer.load import load_tokenizer\n"
+        "from pretrain.data import input_shares, token_shards\n"
+        "from tokenizer.load import load_tokenizer\n"
         "input_shares.SHARE = token_shards.WORTH = 20_000\n"
         "documents, tokenizer, out, workers = sys.argv[1:]\n"
         "if __name__ == '__main__':\n"
