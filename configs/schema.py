@@ -703,6 +703,12 @@ class Pretrain(Section):
         "auto", "ranks on this machine; auto: one per GPU, 1 without"
     )
     threads: AtLeastOne | Auto = runtime("auto", "CPU threads per rank; auto divides the cores")
+    sequence_parallel: int = runtime(
+        1,
+        "ranks that share each sequence (Ulysses), for long context: divides the key heads, "
+        "processes and sequence_length",
+        ge=1,
+    )
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="type of weights and activations; auto: bf16 where the device has it"
     )
@@ -717,6 +723,11 @@ class Pretrain(Section):
     )
     activation_checkpointing: bool = runtime(False, "recompute activations in the backward pass")
     max_restarts: int = runtime(3, "restarts of failed ranks before the run gives up", ge=0)
+    hang_seconds: Annotated[float, Field(gt=0)] | Auto = runtime(
+        "auto",
+        "seconds without a step after which ranks are taken to hang, and restarted; auto: as long as "
+        "20 steps, and at least two minutes",
+    )
     new_rows: NewRows = Field(default_factory=NewRows, description="start of the new tokens' rows")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="AdamW")
     lora: Lora = Field(default_factory=Lora, description="adapters, where a phase trains lora")
@@ -731,6 +742,15 @@ class Pretrain(Section):
         if self.zero_stage < least:
             raise ValueError(
                 f"offload: {self.offload} needs zero_stage {least}{' or more' * (least < 3)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_sequence_at_a_time_where_it_is_shared(self) -> Pretrain:
+        if self.sequence_parallel > 1 and self.micro_batch > 1:
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} sequences at a time, of which each is shared by "
+                f"{self.sequence_parallel} ranks; write micro_batch 1, or leave sequence_parallel out"
             )
         return self
 

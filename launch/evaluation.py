@@ -283,25 +283,25 @@ def _note(
 def _heldout(model: Path, source: str | None, overrides: Sequence[str]) -> list[Path]:
     """The documents of a run: of the one that CONFIG names, or that the model lies in."""
     if source is None:
-        own = model.resolve().parent / "config.yaml"
-        if not own.is_file():
+        beside = model.resolve().parent / "config.yaml"
+        if not beside.is_file():
             raise InputError(
                 f"{model}: lies in no run folder; name the config whose held-out documents to use: "
                 f"malmoi evaluate {model} CONFIG"
             )
-        config = load(str(own), overrides)
+        config = load(str(beside), overrides)
         elsewhere = any(override.startswith("dir=") for override in overrides)
-        folder = run_folder(config) if elsewhere else own.parent
+        folder = run_folder(config) if elsewhere else beside.parent
     else:
         config = load(source, overrides)
         folder = run_folder(config)
-    if config.pretrain is not None and config.pretrain.documents:
+    own = config.pretrain.documents if config.pretrain is not None else []
+    replay = config.pretrain.replay if config.pretrain is not None else []
+    documents = folder / "dedup" / "documents"
+    if own or documents.is_dir():
         from dedup.documents import document_files
 
-        return document_files(config.pretrain.documents)
-    documents = folder / "dedup" / "documents"
-    if documents.is_dir():
-        return [documents]
+        return [*([] if own else [documents]), *document_files([*own, *replay])]
     if config.dedup is None:
         raise InputError(
             f"{source or model}: names no documents; give a config with dedup, or with "

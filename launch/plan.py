@@ -145,12 +145,14 @@ def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> 
         sequences = 10**12 if phase.tokens is None else -(-phase.tokens // length)
         steps_of = division(pretrain, phase, sequences)
         per_step = steps_of.largest
-        share = Share.of(per_step, cluster.ranks, pretrain.micro_batch)
-        slots = share.accumulation * cluster.ranks * share.micro_batch
+        together = pretrain.sequence_parallel
+        share = Share.of(per_step, max(1, cluster.ranks // together), pretrain.micro_batch)
+        slots = share.accumulation * share.world_size * share.micro_batch
+        groups = f"{share.world_size} groups of {together}" if together > 1 else f"{cluster.ranks}"
         empty = slots - per_step
         lines.append(
             f"phase    {phase.name}: {per_step * length:,} tokens a step = {per_step:,} sequences of "
-            f"{length:,} = {cluster.ranks} ranks × {share.micro_batch} × {share.accumulation} turns"
+            f"{length:,} = {groups} ranks × {share.micro_batch} × {share.accumulation} turns"
             + (f", {empty} slots empty ({empty / slots:.0%})" if empty else "")
         )
         if len(steps_of.sizes) > 1:
@@ -288,7 +290,8 @@ def _deepspeed(pretrain: Pretrain, cluster: Cluster) -> dict[str, Any]:
     phase = pretrain.phases[-1]
     sequences = 10**12 if phase.tokens is None else -(-phase.tokens // _length(pretrain, phase))
     per_step = division(pretrain, phase, sequences).largest
-    share = Share.of(per_step, cluster.ranks, pretrain.micro_batch)
+    replicas = max(1, cluster.ranks // pretrain.sequence_parallel)
+    share = Share.of(per_step, replicas, pretrain.micro_batch)
     return deepspeed_config(
         pretrain,
         micro_batch=share.micro_batch,

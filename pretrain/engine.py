@@ -25,6 +25,7 @@ from configs.files import sync, write_json
 from configs.schema import Pretrain
 from pretrain.loss import SummedLoss
 from pretrain.phases import Work
+from pretrain.sequence_parallel import SequenceParallel
 from pretrain.weights.embeddings import Rows
 from pretrain.weights.isolation import check_isolation
 from pretrain.weights.lora import merged
@@ -45,6 +46,7 @@ def engine(
     work: Work,
     rows: Rows,
     ranks: Ranks,
+    parallel: SequenceParallel,
     dtype: torch.dtype,
     *,
     universal: bool = False,
@@ -87,8 +89,9 @@ def engine(
     started.train()
     try:
         flat = attention(ranks.device) == "flash_attention_2"
-        check_isolation(started, model, ranks.device, flat=flat)
-        yield started
+        with parallel.attention(model):
+            check_isolation(started, model, ranks.device, flat=flat)
+            yield started
     finally:
         started.destroy()
         del started, model, optimizer, learned

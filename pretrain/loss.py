@@ -27,8 +27,9 @@ from pretrain.data.batches import IGNORED
 from pretrain.weights.isolation import block_mask, needs_mask
 from pretrain.weights.row_block import head_parts
 
-CHUNK_BYTES = 1 << 25
-"""Logits in flight, float32: 64 tokens of 130k rows stay near a CPU's caches."""
+CHUNK_BYTES = 1 << 26
+"""Logits in flight, float32: 128 tokens of 130k rows. Half of it took 1.2 times as long on a CPU (the head
+is read once for each chunk), twice as much was 3 % faster."""
 CHUNK_BYTES_GPU = 1 << 28
 """512 tokens: a GPU reads the whole head from memory for each product with a chunk. For 130k × 4,096 in
 bf16 that is 1 GB, 0.3 ms at 3 TB/s, and the product 0.07 ms at 1,000 TFLOP/s for 64 tokens, 0.55 for
@@ -58,16 +59,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ends = list(accumulate(len(part) for part in parts))
         columns = [slice(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
         size = (min(chunk, len(hidden)), ends[-1])
-        buffers = hidden.new_empty(size), hidden.new_empty(size, dtype=wide)
+        raw = hidden.new_empty(size)
+        exact = raw if wide == hidden.dtype else hidden.new_empty(size, dtype=wide)
         for start in range(0, len(hidden), chunk):
             rows, target = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits, share = (buffer[: len(rows)] for buffer in buffers)
+            logits, share = raw[: len(rows)], exact[: len(rows)]  # one buffer in float32
             for part, place in zip(parts, columns, strict=True):
                 torch.mm(rows, part.t(), out=logits[:, place])
-            torch.softmax(logits, dim=1, dtype=wide, out=share)
-            # log Σ exp from the likeliest token, whose share (≥ 1/rows) cannot underflow
-            normaliser = logits.amax(1, keepdim=True).to(wide) - share.amax(1, keepdim=True).log()
-            each = normaliser - logits.gather(1, target)
+            if exact is not raw:
+                share.copy_(logits)
+            likeliest = share.amax(1, keepdim=True)
+            wanted = share.gather(1, target)
+            sums = share.sub_(likeliest).exp_().sum(1, keepdim=True)
+            share.div_(sums)
+            normaliser = likeliest + sums.log()
+            each = normaliser - wanted
             nats[start : start + chunk] = each.squeeze(1)
             total += each.sum().float()
             if z_loss:

@@ -57,7 +57,7 @@ def memory(
 ) -> Memory:
     """Bytes of one of `ranks` ranks in a phase; `width`: bytes of a weight (2 for bf16, 4 for fp32)."""
     length = phase.sequence_length or pretrain.sequence_length
-    tokens = pretrain.micro_batch * length
+    tokens = pretrain.micro_batch * length // pretrain.sequence_parallel
     learning = shape.learning(phase.train)
     share = ranks if zero_stage >= 1 else 1
     weights = shape.total * width
@@ -113,9 +113,10 @@ def _activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> 
 
 
 def _logits(shape: Shape, loss: str, tokens: int, width: int, head_rows: int, chunk: int) -> int:
-    """In chunks: two buffers, the gradient of the hidden states and of the head. Whole: the logits,
-    in float32 once more, and the gradient of both."""
+    """In chunks: a buffer in float32, one more in the weights' type where that is another, the gradient of
+    the hidden states and of the head. Whole: the logits, in float32 once more, and the gradient of both."""
     if loss != "logits":
         head = shape.hidden * head_rows * width
-        return 2 * chunk + tokens * shape.hidden * width + head
+        buffers = chunk if width == 4 else chunk + chunk * width // 4
+        return buffers + tokens * shape.hidden * width + head
     return tokens * shape.vocabulary * (2 * width + 8)

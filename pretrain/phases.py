@@ -146,6 +146,12 @@ def batch_mistakes(pretrain: Pretrain, number: int, length: int) -> list[str]:
     phase = pretrain.phases[number]
     where = f"pretrain.phases.{number}"
     key = "pretrain" if phase.global_batch_tokens is None else where
+    size = pretrain.sequence_parallel
+    if length % size:
+        return [
+            f"{where if phase.sequence_length else 'pretrain'}.sequence_length: {length:,} tokens cannot be "
+            f"divided among the {size} ranks of sequence_parallel; make it {-(-length // size) * size:,}"
+        ]
     batch = phase.global_batch_tokens or pretrain.global_batch_tokens
     smallest = batch.start if isinstance(batch, GrowingBatch) else batch
     if smallest < length:

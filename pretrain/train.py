@@ -48,8 +48,10 @@ from pretrain.evaluation.forgetting import alarm, check_names
 from pretrain.evaluation.windows import rows
 from pretrain.guards.guard import RolledBack, StopRequest, process_seconds, stop_requests
 from pretrain.guards.jumps import Jumps
+from pretrain.heartbeat import Heartbeat, Stopwatch
 from pretrain.phases import PhaseReport, Work, make_work
 from pretrain.schedule import learning_rate_factor
+from pretrain.sequence_parallel import SequenceParallel
 from pretrain.weights.model import read_rows
 from pretrain.zero import Ranks, choose_dtype
 
@@ -63,6 +65,7 @@ class Trainer:
         assert config.pretrain is not None
         self.config, self.pretrain, self.folder = config, config.pretrain, folder
         self.tokens, self.ranks, self.log = tokens, ranks, log
+        self.parallel = SequenceParallel(config.pretrain, ranks)
         self.dtype = choose_dtype(self.pretrain.dtype, ranks.device)
         self.rows = read_rows(folder / "base")
         self.history = History(config, folder, tokens, ranks)
@@ -81,6 +84,8 @@ class Trainer:
         self.jumps = Jumps(guard, history, self.saver, ranks, log)
         self.waits_for_first_step = True
         self.evaluated = -1  # the step at which held-out text was judged last
+        self.heartbeat = Heartbeat(folder, ranks.rank, ranks.world_size)
+        self.own = Stopwatch(ranks.device)
         self.step_seconds = 0.0
         self.clock = time.monotonic()
         torch.set_num_threads(_threads(self.pretrain.threads, ranks.local_world_size))
@@ -113,9 +118,10 @@ class Trainer:
 
     def _run_phase(self, index: int, request: StopRequest) -> None:
         """One phase, from its start or a checkpoint inside it, to its weights on disk."""
+        self.heartbeat.doing("start")
         path, saved, self.state = self.history.go_on(index)
         self.evaluated = self.state.bits_step
-        work = make_work(self.config, self.tokens, index, self.ranks.world_size)
+        work = make_work(self.config, self.tokens, index, self.parallel.replicas)
         converted = path is not None and needs_conversion(
             path, saved, self.ranks.world_size, self.pretrain.zero_stage
         )
@@ -125,6 +131,7 @@ class Trainer:
             work,
             self.rows,
             self.ranks,
+            self.parallel,
             self.dtype,
             universal=converted,
             seed=self.config.seed,
@@ -163,7 +170,9 @@ class Trainer:
             if begun.leaves_out(step):
                 continue
             share, span = work.share_of(step), work.span(step)
-            yield step_data(work.sequences, share, self.ranks.rank, *span, digest=self.ranks.first)
+            place, first = self.parallel.replica, self.ranks.first
+            data = step_data(work.sequences, share, place, *span, digest=first)
+            yield replace(data, batches=[self.parallel.part(batch) for batch in data.batches])
 
     def _step(self, trained: Any, work: Work, data: StepData, request: StopRequest) -> bool:
         """One optimizer step. Whether any rank was asked to stop."""
@@ -179,12 +188,17 @@ class Trainer:
         # DeepSpeed averages over ranks and micro-batches; `scale` makes that a mean over targets
         (targets,) = self.ranks.sum(sum(batch.target_count for batch in data.batches))
         scale = self.ranks.world_size * work.share.accumulation / max(1.0, targets)
-        losses = SourceLosses(work, data, self.state.phase_step, self.ranks.rank, self.ranks.device)
+        place, device = self.parallel.replica, self.ranks.device
+        losses = SourceLosses(work, data, self.state.phase_step, place, device)
         asked = 0.0
         for turn, batch in enumerate(data.batches, start=1):
             batch = self._shaped(batch)
             trained.set_gradient_accumulation_boundary(turn == len(data.batches))
+            if turn == 1:
+                self.own.start()
             loss, nats = trained(batch.input_ids, batch.position_ids, batch.targets, True)
+            if turn == 1:
+                self.own.stop()
             trained.backward(loss * scale)
             losses.add(turn - 1, nats, batch.targets)
             if turn == len(data.batches):
@@ -199,6 +213,7 @@ class Trainer:
         self.clock = time.monotonic()
         window = self.pretrain.guard.window
         self.state = self.state.after_step(data.tokens, mean, norm, seconds, window)
+        self.heartbeat.step(self.state.step, seconds, waited + self.own.seconds())
         self.history.write(
             step=self.state.step,
             phase=work.phase.name,
@@ -259,15 +274,18 @@ class Trainer:
         """Bits per byte of every held-out source, into metrics.jsonl."""
         if not self.judged:
             return
+        self.heartbeat.doing("evaluate")
         trained.eval()
         bits = judge(
-            lambda *inputs: trained(*(self._shaped(Batch(*inputs)).__dict__.values())),
+            lambda *inputs: trained(
+                *vars(self._shaped(self.parallel.part(Batch(*inputs)))).values()
+            ),
             self.judged,
             micro_batch=self.pretrain.micro_batch,
             device=self.ranks.device,
             filler=self.tokens.end,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            rank=self.parallel.replica,
+            world_size=self.parallel.replicas,
         )
         trained.train()
         totals = self.ranks.sum(*bits.values())
@@ -312,11 +330,13 @@ class Trainer:
         """A checkpoint. best: held-out text is judged first where the best one is kept."""
         if best and self.pretrain.checkpoint.keep_best and self.evaluated != self.state.step:
             self._evaluate(trained)
+        self.heartbeat.doing("save")
         self.saver.save(trained, self.state, self.step_seconds)
         self.clock = time.monotonic()
 
     def _stop(self, request: StopRequest) -> None:
         """End after a checkpoint, by the signal that asked for it."""
+        self.heartbeat.doing("save")
         self.saver.close(stopped=True)
         self._tell()
         if request.signal == signal.SIGINT:
@@ -325,6 +345,7 @@ class Trainer:
 
     def _finish(self, trained: Any, work: Work) -> None:
         """The phase's weights, with what happened so far; those of the phase before go."""
+        self.heartbeat.doing("export")
         state = self.state
         report = PhaseReport(
             work.phase.name,

@@ -152,3 +152,12 @@ def make_config(**fields: Any) -> Config:
         ],
     }
     return Config.model_validate({"name": "tiny", "seed": 7, "pretrain": pretrain | fields})
+
+
+def twin(folder: Path, name: str) -> Path:
+    """Another run folder over the same documents and tokenizer."""
+    other = folder.parent / name
+    (other / "dedup").mkdir(parents=True)
+    (other / "dedup" / "documents").symlink_to((folder / "dedup" / "documents").resolve())
+    (other / "tokenizer").symlink_to((folder / "tokenizer").resolve())
+    return other

@@ -32,13 +32,16 @@ def needs_mask(model: Any) -> bool:
     return takes_mask and config._attn_implementation != "flash_attention_2"
 
 
-def block_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """What to add to attention's scores: 0 where a token of the same document stands at or before, else
-    the least number. [batch, 1, length, length] of `dtype`; position_ids int64 [batch, length]."""
+def block_mask(position_ids: Tensor, dtype: torch.dtype, window: int | None = None) -> Tensor:
+    """What to add to attention's scores: 0 where a token of the same document stands at or before, less
+    than `window` tokens away where there is one; else the least number. [batch, 1, length, length] of
+    `dtype`; position_ids int64 [batch, length]."""
     steps = torch.diff(position_ids, prepend=position_ids[:, :1] - 1, dim=1)
     document = (steps != 1).cumsum(1)
     same = document[:, :, None] == document[:, None, :]
     seen = same & torch.ones_like(same[0]).tril()
+    if window is not None:
+        seen &= position_ids[:, :, None] - position_ids[:, None, :] < window
     least = torch.finfo(dtype).min
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, least)[
         :, None

@@ -13,9 +13,11 @@ from small_run import malmoi
 from tiny_model import make_model
 from tiny_run import make_config, make_documents
 
+from configs.errors import InputError
 from configs.files import write_json
 from configs.load import dump
 from launch import report
+from launch.evaluation import _heldout
 from launch.lineage import Lineage
 from launch.section_training import training
 from pretrain.evaluation.harness import TaskScore
@@ -177,3 +179,14 @@ def test_the_page_says_when_a_run_forgot() -> None:
     assert found is not None
     (one,) = found["forgotten"]
     assert (one["name"], one["step"]) == ("en", 20) and one["rise"] == pytest.approx(0.05)
+
+
+def test_the_documents_of_a_run_are_its_own_and_those_it_replays(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    earlier = make_documents(tmp_path / "earlier")
+    config = make_config(replay=[str(earlier)])
+    (run / "config.yaml").write_text(dump(config), encoding="utf-8")
+    found = _heldout(run / "model", None, [])
+    assert found == [run / "dedup" / "documents", *sorted(earlier.glob("*.parquet"))]
+    with pytest.raises(InputError, match="no file is there"):
+        _heldout(run / "model", None, [f"pretrain.replay=[{tmp_path / 'gone.jsonl'}]"])

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, pipeline
 from pretrain.data.tokens import open_tokens
 from pretrain.engine import engine, save_weights
 from pretrain.phases import make_work
+from pretrain.sequence_parallel import SequenceParallel
 from pretrain.stage import prepare
 from pretrain.weights.export import export_model
 from pretrain.weights.model import read_rows
@@ -44,7 +45,8 @@ def test_the_exported_models_logits_are_those_of_the_training_engine(
         work = make_work(config, tokens, 0, 1)
         batch = work.sequences.batch([0, 1])
         ids, positions, targets = batch.input_ids, batch.position_ids, batch.targets
-        made = engine(folder / "base", config.pretrain, work, rows, ranks, TYPES[dtype])
+        alone = SequenceParallel(config.pretrain, ranks)
+        made = engine(folder / "base", config.pretrain, work, rows, ranks, alone, TYPES[dtype])
         with made as trained:
             for _ in range(work.share_of(0).accumulation * 3):
                 trained.backward(trained(ids, positions, targets) / batch.target_count)

@@ -12,7 +12,7 @@ from typing import Any
 import forked_ranks
 import pytest
 import torch
-from tiny_run import make_config
+from tiny_run import make_config, twin
 from transformers import AutoModelForCausalLM
 
 from configs.files import read_json
@@ -33,15 +33,6 @@ def config_of(**fields: Any) -> Config:
         **{"phases": phases, "checkpoint": rare, "evaluate": {"every_steps": 50, "sequences": 4}}
         | fields
     )
-
-
-def twin(folder: Path, name: str) -> Path:
-    """Another run folder over the same documents and tokenizer."""
-    other = folder.parent / name
-    (other / "dedup").mkdir(parents=True)
-    (other / "dedup" / "documents").symlink_to((folder / "dedup" / "documents").resolve())
-    (other / "tokenizer").symlink_to((folder / "tokenizer").resolve())
-    return other
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

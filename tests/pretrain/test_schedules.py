@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import make_config
+from tiny_run import make_config, twin
 from transformers import AutoModelForCausalLM
 
 from configs.errors import InputError
@@ -71,15 +71,6 @@ def test_parts_longer_than_the_phase_and_a_fall_to_nothing_by_factors_are_refuse
 # ── forks ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def linked(folder: Path, name: str) -> Path:
-    """Another run folder over the same documents and tokenizer."""
-    other = folder.parent / name
-    (other / "dedup").mkdir(parents=True)
-    (other / "dedup" / "documents").symlink_to(folder / "dedup" / "documents")
-    (other / "tokenizer").symlink_to(folder / "tokenizer")
-    return other
-
-
 def steps(folder: Path) -> list[tuple[Any, ...]]:
     lines = (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()
     names = ("step", "tokens", "first_sequence", "sequence_digest", "loss", "learning_rate",
@@ -106,7 +97,7 @@ def test_a_decay_fork_is_bit_for_bit_the_run_that_had_its_decay_planned(run_fold
         saves = {"every_steps": 4, "keep": 3}
         return make_config(phases=[FIRST, *phases], checkpoint=saves, zero_stage=2, **fields)
 
-    stable, planned, fork = (linked(run_folder, name) for name in ("stable", "planned", "fork"))
+    stable, planned, fork = (twin(run_folder, name) for name in ("stable", "planned", "fork"))
     run(config(wsd(12 * STEP, 0)), stable)
     run(config(wsd(10 * STEP, "4 steps")), planned)
     source = stable / "pretrain" / "checkpoints" / "step-00000008"  # six steps into the phase
@@ -137,4 +128,4 @@ def test_a_decay_fork_is_bit_for_bit_the_run_that_had_its_decay_planned(run_fold
     ]
     for number, (wrong, message) in enumerate(refusals):
         with pytest.raises(InputError, match=f"(?s)pretrain..*{message}"):
-            prepare(wrong, linked(run_folder, f"wrong{number}"))
+            prepare(wrong, twin(run_folder, f"wrong{number}"))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tiny_run import make_config
+from tiny_run import make_config, twin
 
 from configs.errors import Stopped
 from configs.progress import Progress
@@ -21,15 +21,6 @@ from pretrain.stage import run
 
 GROWING = {"start": 128, "end": 512, "over": 3000}
 PHASES = [{"name": "text", "tokens": 4096, "lr": 3e-3, "mixture": {"ko": 1.0}}]
-
-
-def linked(folder: Path, name: str) -> Path:
-    """Another run folder over the same documents and tokenizer."""
-    other = folder.parent / name
-    (other / "dedup").mkdir(parents=True)
-    (other / "dedup" / "documents").symlink_to(folder / "dedup" / "documents")
-    (other / "tokenizer").symlink_to(folder / "tokenizer")
-    return other
 
 
 def taken(folder: Path) -> list[tuple[int, int, str, float, float]]:
@@ -105,7 +96,7 @@ def test_a_batch_that_grows_trains_and_resumes_to_bitwise_the_same_losses(
     config = make_config(
         global_batch_tokens=GROWING, phases=PHASES, zero_stage=stage, checkpoint=checkpoints
     )
-    other = linked(run_folder, "stopped")
+    other = twin(run_folder, "stopped")
     run(config, run_folder)
     with pytest.raises(Stopped):
         run(config, other, log=stop)
@@ -123,7 +114,7 @@ def test_the_losses_of_a_growing_batch_do_not_depend_on_how_a_step_is_divided(
 ) -> None:
     found = []
     for name, micro in (("one", 1), ("three", 3)):
-        folder = linked(run_folder, name)
+        folder = twin(run_folder, name)
         run(make_config(global_batch_tokens=GROWING, phases=PHASES, micro_batch=micro), folder)
         found.append(taken(folder))
     assert [step[:3] for step in found[0]] == [step[:3] for step in found[1]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import BASE, make_config
+from tiny_run import BASE, make_config, twin
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from configs.errors import InputError, Stopped
@@ -239,15 +239,6 @@ def interrupted(config: Any, folder: Path, at: int) -> None:
         run(config, folder, log=log)
 
 
-def linked(folder: Path, name: str) -> Path:
-    """Another run folder over the same documents and tokenizer."""
-    other = folder.parent / name
-    (other / "dedup").mkdir(parents=True)
-    (other / "dedup" / "documents").symlink_to(folder / "dedup" / "documents")
-    (other / "tokenizer").symlink_to(folder / "tokenizer")
-    return other
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
@@ -282,7 +273,7 @@ def test_adapters_and_new_rows_train_resume_bit_for_bit_and_leave_an_ordinary_mo
     assert model.config.rope_parameters["rope_type"] == "llama3"
     assert report.parameters == sum(value.numel() for value in model.parameters())
 
-    other = linked(run_folder, "stopped")
+    other = twin(run_folder, "stopped")
     interrupted(config, other, 3)
     assert run(config, other).resumed == 1
     assert steps(other) == steps(run_folder)
@@ -303,7 +294,7 @@ def test_two_ranks_go_on_with_adapters_and_rows_that_one_rank_has_saved(
         base=base, tokenizer=str(tokenizer), phases=phases, zero_stage=stage, processes=2
     )
     assert config.pretrain is not None
-    whole_run = linked(run_folder, "whole")
+    whole_run = twin(run_folder, "whole")
     run(config, whole_run)
     interrupted(config, run_folder, 4)
     (run_folder / "config.yaml").write_text(dump(config), encoding="utf-8")
@@ -336,7 +327,7 @@ def test_activation_checkpointing_changes_no_bit_and_offload_next_to_nothing(
     ]
     found = []
     for number, way in enumerate(ways):
-        folder = linked(run_folder, str(number))
+        folder = twin(run_folder, str(number))
         run(make_config(phases=phases, **way), folder)
         found.append(steps(folder))
     assert found[1] == found[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import BASE, make_config
+from tiny_run import BASE, make_config, twin
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.errors import InputError, Stopped
@@ -47,15 +47,6 @@ def stop_at(step: int, number: int = signal.SIGTERM) -> Callable[[Progress], Non
             os.kill(os.getpid(), number)
 
     return log
-
-
-def linked(folder: Path, name: str) -> Path:
-    """Another run folder over the same documents and tokenizer."""
-    other = folder.parent / name
-    (other / "dedup").mkdir(parents=True)
-    (other / "dedup" / "documents").symlink_to(folder / "dedup" / "documents")
-    (other / "tokenizer").symlink_to(folder / "tokenizer")
-    return other
 
 
 def test_two_phases_train_and_leave_a_model_that_transformers_loads(run_folder: Path) -> None:
@@ -94,7 +85,7 @@ def test_a_run_that_was_stopped_and_resumed_has_bitwise_the_same_losses(
 ) -> None:
     dtype = "bf16" if stage == 1 else "fp32"
     config = make_config(zero_stage=stage, dtype=dtype, checkpoint={"every_steps": 100, "keep": 1})
-    other = linked(run_folder, "stopped")
+    other = twin(run_folder, "stopped")
     run(config, run_folder)
     with pytest.raises(Stopped, match="the same command goes on"):
         run(config, other, log=stop_at(4))
@@ -119,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config()
-    other = linked(run_folder, "damaged")
+    other = twin(run_folder, "damaged")
     run(config, run_folder)
     with pytest.raises(Stopped):
         run(config, other, log=stop_at(5))
@@ -181,7 +172,7 @@ def test_rows_that_do_not_learn_move_exactly_nothing(stage: int, run_folder: Pat
 def test_the_loss_of_a_step_does_not_depend_on_how_it_is_divided(run_folder: Path) -> None:
     losses = []
     for name, micro in (("one", 1), ("three", 3), ("eight", 8)):
-        folder = linked(run_folder, name)
+        folder = twin(run_folder, name)
         phases = [{**PHASES[1], "epochs": None, "tokens": 1536}]
         run(make_config(micro_batch=micro, phases=phases), folder)
         losses.append([step[6] for step in steps(folder)])
