@@ -35,7 +35,7 @@ from configs.files import read_json, write_json
 from pretrain.weights.embeddings import Rows, Take
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _CHUNK = 1 << 24  # bytes copied at a time
 _KEPT = ("generation_config.json",)  # of the base, beside weights and config.json
 
@@ -57,7 +57,7 @@ class Stored:
 
     def take(self) -> Take:
         """Rows of a matrix, read from the file when they are asked for."""
-        dtype, width = _DTYPES[self.dtype], self.row_bytes
+        dtype, width = DTYPES[self.dtype], self.row_bytes
 
         def rows(ids: Tensor) -> Tensor:
             wanted = ids.tolist()
@@ -242,7 +242,7 @@ def _vocabulary_matrices(
             return None
     if not named["embed"] or len(named["head"]) != (0 if tied else 1):
         return None
-    if any(tensors[name].dtype not in _DTYPES for name in [*named["embed"], *named["head"]]):
+    if any(tensors[name].dtype not in DTYPES for name in [*named["embed"], *named["head"]]):
         return None
     return tuple(named["embed"]), None if tied else named["head"][0]
 
@@ -259,7 +259,7 @@ def write_grown(
     total_bytes = parameters = 0
     for name, source in checkpoint.files.items():
         if not any(checkpoint.tensors[matrix].file == source for matrix in blocks):
-            _link(source, folder / name)
+            link(source, folder / name)
             _, stored = read_header(source)
         else:
             _rewrite(source, folder / name, rows, blocks)
@@ -305,7 +305,7 @@ def _rewrite(source: Path, target: Path, rows: Rows, blocks: dict[str, Iterator[
             written = rows.base
             for block in blocks[one.name]:
                 writer.write(
-                    block.to(_DTYPES[one.dtype]).contiguous().view(torch.uint8).numpy().data
+                    block.to(DTYPES[one.dtype]).contiguous().view(torch.uint8).numpy().data
                 )
                 written += len(block)
             assert written == rows.total, (one.name, written, rows.total)
@@ -322,7 +322,7 @@ def _copy(reader: BinaryIO, writer: BinaryIO, begin: int, end: int, source: Path
         left -= len(data)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """A hard link to the file itself (a hub cache holds symbolic ones), or a copy."""
     try:
         os.link(source.resolve(), target)

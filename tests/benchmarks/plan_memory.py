@@ -97,6 +97,23 @@ def anonymous() -> int:
     return 0
 
 
+def import_all() -> None:
+    """What a training imports when it first needs it: a step of a model of a few weights."""
+    import torch
+    import transformers.integrations.deepspeed  # noqa: F401
+    from training_speed import COMMON
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = COMMON | {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape, vocab_size=16))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.zeros(1, 4, dtype=torch.int64)).logits.sum().backward()
+    optimizer.step()
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        AutoModelForCausalLM.from_pretrained(place)
+
+
 def one(folder: Path, name: str) -> None:
     """In a process of its own, or one of two ranks: train, and print the growth."""
     import torch
@@ -105,6 +122,7 @@ def one(folder: Path, name: str) -> None:
     from pretrain import stage
     from pretrain.train import Trainer
 
+    import_all()
     watched: list[Peak] = []
     run = Trainer.run
 
