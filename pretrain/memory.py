@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from configs.schema import Phase, Pretrain
+from configs.schema import Phase, Pretrain, TrainGroup
 from pretrain.loss import CHUNK_BYTES, CHUNK_BYTES_GPU
 from pretrain.shape import Shape
+from pretrain.weights.trainable import layer_numbers
 from pretrain.zero import BUCKET
 
 LIVE = 1_000_000_000  # weights that ZeRO-3 keeps gathered (DeepSpeed's stage3_max_live_parameters)
@@ -71,7 +72,8 @@ def memory(
     if zero_stage == 0 and width == 4:
         optimizer = 8 * learning
     step = 4 * learning // share if zero_stage >= 1 else 0
-    activations = _activations(shape, tokens, width, pretrain.activation_checkpointing)
+    saved = _saved(shape, phase.train, width)
+    activations = _activations(shape, tokens, width, saved, pretrain.activation_checkpointing)
     logits = _logits(
         shape,
         pretrain.loss,
@@ -99,16 +101,39 @@ def _head_rows(shape: Shape, phase: Phase) -> int:
     return shape.new_rows if any(f"{side}.new_rows" in groups for side in sides) else 0
 
 
-def _activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> int:
-    """Saved for the backward pass. A layer: its input, both norms' (in float32 and as they leave it),
-    query, key and value before and after rotation, what attention gives, gate, up, their product."""
+def _saved(shape: Shape, train: str | list[TrainGroup], width: int) -> list[int]:
+    """Bytes of a token that each layer saves for the backward pass.
+
+    A layer that learns: its input, both norms' (in float32 and as they leave it), query, key and value
+    before and after rotation, what attention gives, gate, up, their product. One that a gradient only
+    passes: what its own nonlinear parts need, for a matrix that stands still needs no input. One with
+    nothing that learns at or below it: nothing.
+    """
     attended = shape.heads * shape.head_size
     keyed = shape.key_value_heads * shape.head_size
-    layer = width * (4 * shape.hidden + 3 * attended + 4 * keyed + 4 * shape.intermediate)
-    layer += 4 * 2 * shape.hidden
-    whole = layer * shape.layers
+    learns = width * (4 * shape.hidden + 3 * attended + 4 * keyed + 4 * shape.intermediate)
+    learns += 4 * 2 * shape.hidden
+    passes = width * (2 * shape.hidden + 2 * attended + 2 * keyed + 3 * shape.intermediate)
+    groups: set[str] = {"layers", "norms"} if train == "all" else set(train)
+    everywhere = bool(groups & {"layers", "lora"})
+    ranges = [layer_numbers(group, shape.layers) for group in groups if group.startswith("layers.")]
+    named = {number for found in ranges for number in found}
+    inputs = {"embed", "embed.new_rows", *(("head", "head.new_rows") if shape.tied else ())}
+    from_below = everywhere or bool(groups & (inputs | {"norms"}))
+    lowest = 0 if from_below else min(named, default=shape.layers)
+    return [
+        0 if n < lowest else learns if everywhere or n in named else passes
+        for n in range(shape.layers)
+    ]
+
+
+def _activations(
+    shape: Shape, tokens: int, width: int, saved: list[int], checkpointing: bool
+) -> int:
+    """Of all layers, and the last norm. checkpointing: inputs of the layers, and one layer in full."""
+    whole = sum(saved)
     if checkpointing:
-        whole = width * shape.hidden * shape.layers + layer
+        whole = width * shape.hidden * sum(map(bool, saved)) + max(saved, default=0)
     return tokens * (whole + 2 * width * shape.hidden)
 
 

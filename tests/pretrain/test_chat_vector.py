@@ -10,82 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import BASE, CONTROL, make_tokenizer
+from tiny_run import CONTROL, make_tokenizer
+from tiny_three import TOUCHED, make_three, save
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from configs.errors import InputError
 from pretrain.weights.chat_vector import add_chat_vector
 
-KOREAN = ["말모이", "한국어를", "봄바람"]
-TOUCHED, UNTOUCHED = CONTROL[0], CONTROL[-1]
-
-
-def save(
-    folder: Path, weights: dict[str, Tensor], rows: int, *, tied: bool, **fields: Any
-) -> LlamaForCausalLM:
-    settings = {name: value for name, value in BASE.items() if name != "model_type"}
-    settings |= {"tie_word_embeddings": tied, "vocab_size": rows} | fields
-    model = LlamaForCausalLM(LlamaConfig(**settings))
-    if weights:
-        model.load_state_dict(weights, strict=False)
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="40KB")
-    return model
-
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def models(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, Path]:
-    """base; instruct, whose control tokens have other numbers; continued, with Korean rows and padding."""
-    torch.manual_seed(5)
-    folders = {name: tmp_path / name for name in ("base", "instruct", "continued")}
-    for folder in folders.values():
-        make_tokenizer(folder)
-    base_tokenizer = AutoTokenizer.from_pretrained(folders["base"])
-    size = len(base_tokenizer)
-    base = save(folders["base"], {}, size, tied=request.param)
-    old = {name: value.detach().clone().float() for name, value in base.state_dict().items()}
-
-    def near(share: float) -> dict[str, Tensor]:
-        return {name: value + share * torch.randn_like(value) for name, value in old.items()}
-
-    # instruct: the two last control tokens change places, and rows with them
-    told = json.loads((folders["instruct"] / "tokenizer.json").read_text())
-    last, before = (
-        next(t for t in told["added_tokens"] if t["content"] == c) for c in CONTROL[:-3:-1]
-    )
-    last["id"], before["id"] = before["id"], last["id"]
-    told["added_tokens"].sort(key=lambda token: token["id"])
-    (folders["instruct"] / "tokenizer.json").write_text(json.dumps(told))
-    settings = json.loads((folders["instruct"] / "tokenizer_config.json").read_text())
-    settings.pop("added_tokens_decoder", None)
-    settings["eos_token"] = "<|eot_id|>"
-    (folders["instruct"] / "tokenizer_config.json").write_text(json.dumps(settings))
-    template = folders["instruct"] / "chat_template.jinja"
-    template.write_text(template.read_text() + "{# tuned #}")
-    stops = PreTrainedTokenizerFast.from_pretrained(folders["instruct"])
-    ends = [stops.convert_tokens_to_ids(token) for token in (CONTROL[1], "<|eot_id|>")]
-    tuned = save(folders["instruct"], near(0.02), size, tied=request.param)
-    tuned.generation_config.eos_token_id = ends
-    tuned.generation_config.save_pretrained(folders["instruct"])
-
-    grown = PreTrainedTokenizerFast.from_pretrained(folders["continued"])
-    grown.add_tokens(KOREAN)
-    grown.save_pretrained(folders["continued"])
-    rows = 64 * -(-len(grown) // 64)
-    weights = near(0.01)
-    for name in [name for name in weights if "embed_tokens" in name or "lm_head" in name]:
-        for token in CONTROL[1:]:  # training has touched the first one alone
-            place = base_tokenizer.convert_tokens_to_ids(token)
-            weights[name][place] = old[name][place]
-        weights[name] = torch.cat([weights[name], torch.randn(rows - size, BASE["hidden_size"])])
-    save(folders["continued"], weights, rows, tied=request.param)
-    return folders
+    return make_three(tmp_path, tied=request.param)
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
