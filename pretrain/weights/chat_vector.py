@@ -205,17 +205,14 @@ def _stops(instruct: Model) -> list[str]:
 def match_rows(continued: Model, instruct: Model, base: Model) -> RowMap:
     """Rows of the same token in all three."""
     rows = continued.stored.present
-    found = RowMap(
-        torch.full((rows,), -1), torch.full((rows,), -1), torch.zeros(rows, dtype=torch.bool)
-    )
-    inst, old, controls = instruct.ids, base.ids, instruct.controls
+    in_tuned, in_base, control = [-1] * rows, [-1] * rows, [False] * rows
+    tuned, old, controls = instruct.ids, base.ids, instruct.controls
     for token, place in continued.ids.items():
-        if place >= rows:
-            continue
-        found.instruct[place] = _within(inst.get(token), instruct)
-        found.base[place] = _within(old.get(token), base)
-        found.control[place] = token in controls
-    return found
+        if place < rows:
+            in_tuned[place] = _within(tuned.get(token), instruct)
+            in_base[place] = _within(old.get(token), base)
+            control[place] = token in controls
+    return RowMap(torch.tensor(in_tuned), torch.tensor(in_base), torch.tensor(control))
 
 
 def _within(place: int | None, model: Model) -> int:
@@ -331,22 +328,30 @@ def _move_rows(
     total, width = one.shape
     step = max(1, BLOCK // width)
     for start in range(0, total, step):
-        places = torch.arange(start, min(total, start + step))
-        ours = take_own(places)
-        shared = (rows.instruct[places] >= 0) & (rows.base[places] >= 0)
-        here = shared.nonzero().squeeze(1)
-        tuned = take_tuned(rows.instruct[places][here])
-        old = take_old(rows.base[places][here])
-        untouched = rows.control[places][here] & (ours[here] == old).all(1)
-        moved = torch.where(untouched[:, None], tuned, ours[here].add(tuned - old, alpha=ratio))
-        ours[here] = moved
-        only = rows.control[places] & (rows.instruct[places] >= 0) & (rows.base[places] < 0)
-        if bool(only.any()):  # a control token that only tuning knows
-            ours[only] = take_tuned(rows.instruct[places][only])
+        part = slice(start, min(total, start + step))
+        in_tuned, in_base, control = rows.instruct[part], rows.base[part], rows.control[part]
+        ours = take_own(torch.arange(part.start, part.stop))
+        here = ((in_tuned >= 0) & (in_base >= 0)).nonzero().squeeze(1)
+        tuned, old = take_tuned(in_tuned[here]), take_old(in_base[here])
+        untouched = {
+            place: tuned[place].clone()
+            for place in control[here].nonzero().squeeze(1).tolist()
+            if torch.equal(ours[here[place]], old[place])
+        }
+        change = tuned.sub_(old)
+        if len(here) == len(ours):
+            ours.add_(change, alpha=ratio)
+        else:
+            ours[here] = ours[here].add_(change, alpha=ratio)
+        for place, row in untouched.items():
+            ours[here[place]] = row
+        only = control & (in_tuned >= 0) & (in_base < 0)  # a control token that only tuning knows
+        if bool(only.any()):
+            ours[only] = take_tuned(in_tuned[only])
         for what, number in (
-            ("moved", int(len(here) - untouched.sum())),
-            ("from instruct", int(untouched.sum() + only.sum())),
-            ("unchanged", int(len(places) - len(here) - only.sum())),
+            ("moved", len(here) - len(untouched)),
+            ("from instruct", len(untouched) + int(only.sum())),
+            ("unchanged", len(ours) - len(here) - int(only.sum())),
         ):
             counts[what] = counts.get(what, 0) + number
         yield ours
