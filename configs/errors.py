@@ -21,6 +21,10 @@ class InputError(Exception):
         super().__init__("\n".join(self.lines))
 
 
+class NoSpace(InputError):
+    """A disk is full: nothing is lost, and the same command goes on once there is room."""
+
+
 class Stopped(BaseException):
     """The run was asked to stop and did so in a resumable state (exit status 75).
 

@@ -248,10 +248,12 @@ def _plain(value: Any) -> str:
     return written(value).lower().replace("-", "_").replace(" ", "_")
 
 
-def suggest_key(key: Any, section: type[Section], above: str) -> str:
+def suggest_key(
+    key: Any, section: type[Section], above: str, schema: type[Section] = Config
+) -> str:
     """The rest of the sentence after "no such key": what was meant, or where it belongs.
 
-    above: dotted path of the section, indices left out, "" for the top level.
+    above: dotted path of the section, indices left out, "" for the top level. schema: the whole.
     """
     names = list(section.model_fields)
     word = _plain(key)
@@ -260,9 +262,10 @@ def suggest_key(key: Any, section: type[Section], above: str) -> str:
     if alias in names:
         return f"did you mean {alias}?"
     everywhere: dict[str, list[str]] = {}
-    for dotted, name, _ in walk():
+    for dotted, name, _ in walk(schema):
         everywhere.setdefault(name, []).append(dotted.rpartition(".")[0] or "the top level")
-    if (meant := alias or (word if word in everywhere else None)) is not None:
+    meant = next((name for name in (alias, word) if name in everywhere), None)
+    if meant is not None:
         places = _closest(everywhere[meant], above)
         also = f", or did you mean {here}?" if here and nearest(key, names, 0.8) else ""
         what = "it" if meant == word else meant

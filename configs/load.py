@@ -14,13 +14,13 @@ import os
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from yaml.nodes import Node
 
 from configs.errors import InputError
-from configs.keys import ROOT, Forms, below, branch, input_path, nearest, written
+from configs.keys import Form, Forms, below, branch, input_path, nearest, written
 from configs.mistakes import Mistake, mistakes
 from configs.overrides import Override, apply
 from configs.schema import Config, Section
@@ -28,6 +28,8 @@ from configs.yaml12 import KeyPath, Problem, compose, construct, emit, position
 
 PACKAGE = Path(__file__).resolve().parent
 SCHEMA_FILE = PACKAGE / "schema.json"
+
+Read = TypeVar("Read", bound=Section)
 
 
 def recipes() -> dict[str, Path]:
@@ -42,15 +44,36 @@ def load(source: str, overrides: Sequence[str] = ()) -> Config:
     Raises InputError with one line per mistake; the files that a config names are not looked at.
     """
     file, label = _find(source)
-    node = compose(_read(file, label), label)
-    problems: list[Problem] = []
-    data = construct(node, problems)
+    node, data, problems = parse(file, label)
     if data is None:
         raise InputError(f"{label}:1:1: the file is empty; `malmoi init` writes one to start from")
     if not isinstance(data, dict):
         raise InputError(
             f"{label}:1:1: {written(data)!r} is not a config; write keys and values (name: my-run)"
         )
+    return checked(Config, data, node, problems, file, label, overrides)
+
+
+def parse(file: Path, label: str) -> tuple[Node | None, Any, list[Problem]]:
+    """A YAML file → its nodes, its plain value, and what is wrong in the text itself.
+
+    label: what mistakes call the file. Raises InputError where it is no UTF-8 or no YAML.
+    """
+    node = compose(read_text(file, label), label)
+    problems: list[Problem] = []
+    return node, construct(node, problems), problems
+
+
+def checked(
+    schema: type[Read],
+    data: dict[Any, Any],
+    node: Node | None,
+    problems: Sequence[Problem],
+    file: Path,
+    label: str,
+    overrides: Sequence[str] = (),
+) -> Read:
+    """What `parse` read, as a `schema` with absolute paths; InputError with every mistake."""
     told: list[tuple[Place, str]] = [
         ((0, p.line, p.column, f"{label}:{p.line}:{p.column}"), f"{p.key}: {p.message}")
         for p in problems
@@ -62,12 +85,13 @@ def load(source: str, overrides: Sequence[str] = ()) -> Config:
             applied.append(apply(text, data))
         except InputError as error:
             refused += error.lines
-    data = _with_absolute_paths(data, ROOT, (), file.absolute().parent, applied)
+    root = (Form("section", schema),)
+    data = _with_absolute_paths(data, root, (), file.absolute().parent, applied)
     config = None
     try:
-        config = Config.model_validate(data)
+        config = schema.model_validate(data)
     except ValidationError as error:
-        told += _told(data, error, label, node, applied)
+        told += _told(data, error, label, node, applied, schema)
     if config is None or told or refused:
         raise InputError([f"{place[3]}: {what}" for place, what in sorted(told)] + refused)
     return config
@@ -115,7 +139,8 @@ def _find(source: str) -> tuple[Path, str]:
     )
 
 
-def _read(file: Path, label: str) -> str:
+def read_text(file: Path, label: str) -> str:
+    """The file's text; InputError where it cannot be read or is no UTF-8."""
     try:
         raw = file.read_bytes()
     except OSError as error:
@@ -190,9 +215,10 @@ def _told(
     label: str,
     node: Node | None,
     applied: list[Override],
+    schema: type[Section],
 ) -> list[tuple[Place, str]]:
     told = []
-    for mistake in mistakes(data, error):
+    for mistake in mistakes(data, error, schema):
         place = _place(mistake, label, node, applied)
         key = ".".join(map(str, mistake.path))
         told.append((place, f"{key}: {mistake.message}" if key else mistake.message))

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from configs.keys import (
-    ROOT,
     Form,
     Forms,
     choices,
@@ -27,7 +26,7 @@ from configs.keys import (
     suggest_key,
     written,
 )
-from configs.schema import Config
+from configs.schema import Config, Section
 from configs.yaml12 import KeyPath
 
 _ROUNDS = 4
@@ -45,15 +44,17 @@ class Mistake(NamedTuple):
     across: bool = False
 
 
-def mistakes(data: dict[Any, Any], error: ValidationError) -> list[Mistake]:
-    """Every mistake in `data`, which `Config` refused with `error`."""
+def mistakes(
+    data: dict[Any, Any], error: ValidationError, schema: type[Section] = Config
+) -> list[Mistake]:
+    """Every mistake in `data`, which `schema` refused with `error`."""
     found: dict[KeyPath, Mistake] = {}
     taken_out: list[KeyPath] = []
     rest = copy.deepcopy(data)
     for _ in range(_ROUNDS):
         fresh = [
             mistake
-            for mistake in _translate(rest, error)
+            for mistake in _translate(rest, error, schema)
             if mistake.path not in found and not _touches(mistake.path, taken_out)
         ]
         found.update({mistake.path: mistake for mistake in fresh})
@@ -62,7 +63,7 @@ def mistakes(data: dict[Any, Any], error: ValidationError) -> list[Mistake]:
         if not removed:
             break
         try:
-            Config.model_validate(rest)
+            schema.model_validate(rest)
             break
         except ValidationError as again:
             error = again
@@ -96,17 +97,19 @@ def _take_out(data: dict[Any, Any], path: KeyPath) -> KeyPath | None:
     return None
 
 
-def _translate(data: dict[Any, Any], error: ValidationError) -> list[Mistake]:
+def _translate(
+    data: dict[Any, Any], error: ValidationError, schema: type[Section]
+) -> list[Mistake]:
     right: dict[KeyPath, Mistake] = {}
     misfits: dict[KeyPath, Mistake] = {}
     for item in error.errors(include_url=False):
-        path, forms, value, fits, section = _settle(item["loc"], data)
+        path, forms, value, fits, section = _settle(item["loc"], data, schema)
         kind = item["type"]
         if not fits:
             misfits.setdefault(path, Mistake(path, _wrong(value, forms)))
         elif section is not None and (kind in ("extra_forbidden", "invalid_key") or not forms):
             above = ".".join(str(part) for part in path[:-1] if not isinstance(part, int))
-            message = f"no such key; {suggest_key(path[-1], section, above)}"
+            message = f"no such key; {suggest_key(path[-1], section, above, schema)}"
             right.setdefault(path, Mistake(path, message))
         elif kind == "missing":
             what = _description(section, path)
@@ -122,14 +125,17 @@ def _translate(data: dict[Any, Any], error: ValidationError) -> list[Mistake]:
     return list(right.values())
 
 
-def _settle(location: tuple[int | str, ...], data: Any) -> tuple[KeyPath, Forms, Any, bool, Any]:
+def _settle(
+    location: tuple[int | str, ...], data: Any, schema: type[Section]
+) -> tuple[KeyPath, Forms, Any, bool, Any]:
     """pydantic's location → (path in the config, forms there, value, branch fits, section).
 
     In a union the location names the branch that was tried: it is no part of the path, and the
     error counts only if the value has that branch's shape.
     """
     path: KeyPath = ()
-    forms, value, section = ROOT, data, None
+    forms: Forms = (Form("section", schema),)
+    value, section = data, None
     inside: Forms = forms  # the branch of `forms` whose shape the value has
     for part in location:
         if len(inside) > 1:

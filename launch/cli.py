@@ -12,12 +12,14 @@ import re
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from configs.errors import InputError, Stopped, is_no_space, no_space
+from configs.hub import no_telemetry
 
 # typer carries its own copy of click since 0.27; this is the right class either way
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -202,7 +204,9 @@ def chat(
 
 @app.command()
 def find(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="a run folder, or a folder of runs (runs/)")
+    ],
     text: Annotated[
         str | None,
         typer.Argument(metavar="[TEXT]", help="what to look for; - reads standard input"),
@@ -217,7 +221,7 @@ def find(
     most: Annotated[int, typer.Option(help="most answers", min=1)] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
-    """Is this text, or something like it, in that corpus: exit status 0 if so, 1 if not."""
+    """Is this text in that corpus, and which models and checkpoints read it: status 0 if so, 1 if not."""
     from launch.find import answer
 
     if not answer(
@@ -247,8 +251,11 @@ def plan(
     tflops: Annotated[
         float | None, typer.Option(help="measured TFLOP/s of one GPU, for the hours", min=0.001)
     ] = None,
+    mtbf: Annotated[
+        float | None, typer.Option(help="hours between two failures of one machine", min=0.1)
+    ] = None,
 ) -> None:
-    """Batch arithmetic, memory per GPU by ZeRO stage, hours and disk of a training."""
+    """Batch arithmetic, memory by ZeRO stage, hours, disk, and failures of a training."""
     from configs.load import load
     from launch.plan import Cluster, here
     from launch.plan import plan as draw
@@ -257,12 +264,165 @@ def plan(
     named = [words.pop(0)] if words and "=" not in words[0] else []
     settings = load(config, words)
     cluster, note = (Cluster.of(named[0]), "") if named else here()
-    text, refused = draw(settings, cluster, tflops)
+    text, refused = draw(settings, cluster, tflops, mtbf)
     print(text)
     if note:
         print(f"\n{note}")
     if refused:
         raise InputError(refused)
+
+
+@app.command()
+def launch(
+    cluster: Annotated[
+        str,
+        typer.Argument(metavar="CLUSTER", help="a YAML file, or local, hosts, slurm, kubernetes"),
+    ],
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="dedup, tokenizer, pretrain or run")
+    ],
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would be done or submitted, and stop")
+    ] = False,
+) -> None:
+    """The same stage and config on other machines: over ssh, Slurm or Kubernetes."""
+    from launch.clusters.command import launch_command
+
+    launch_command(cluster, stage, config, overrides or [], dry_run=dry_run)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Running, done or failed, why, how far, and the exact command that goes on."""
+    from launch.status import as_json as in_json
+    from launch.status import said
+    from launch.status import status as look
+
+    found = look(folder)
+    print(in_json(found) if as_json else said(found))
+
+
+@app.command()
+def stop(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    wait: Annotated[
+        float | None, typer.Option(help="longest wait in seconds; default: what a save may take")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """End a run on any machine as Ctrl-C would: the step is finished, a checkpoint saved."""
+    from launch.status import as_json as in_json
+    from launch.status import said
+    from launch.stop import stop as ask
+
+    found, was_running = ask(folder, wait)
+    if as_json:
+        print(in_json(found))
+    else:
+        print(said(found) if was_running else f"nothing to stop\n{said(found)}")
+
+
+@app.command()
+def lineage(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="a model, run or checkpoint folder")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """What is in this model: data, tokenizer, phases, code, machines, hours, licences."""
+    from launch.ingredients import answer
+
+    answer(model, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    cluster: Annotated[
+        str | None,
+        typer.Argument(metavar="[CLUSTER]", help="a cluster file; default: this machine"),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="three minutes of training on this machine's devices")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option("--dir", help="where runs will lie, on all machines")
+    ] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Is this machine, or cluster, fit: a table with what to mend; exit status 1 if something is."""
+    from launch.doctor.command import doctor as examine
+
+    if not examine(cluster, folder=folder.absolute(), train=train, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def track(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+) -> None:
+    """Send MLflow what a run could not: the server was down, or another one is named now."""
+    from launch.tracking import send
+
+    send(folder)
+
+
+@app.command()
+def bundle(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    to: Annotated[Path, typer.Option("--to", help="folder to write")] = Path("malmoi-bundle"),
+    packages: Annotated[
+        bool, typer.Option(help="a wheelhouse too (--no-packages: only what the config names)")
+    ] = True,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Python of the closed machine, for example 3.12; default: this"),
+    ] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(help="its platform, for example manylinux_2_28_x86_64; default: this"),
+    ] = None,
+    extras: Annotated[str, typer.Option(help="extras to bring, separated by commas")] = "llama3",
+) -> None:
+    """Everything a machine without a network needs: packages, tokenizer, base, evaluation data."""
+    from configs.load import load
+    from launch.bundle import bundle as pack
+
+    pack(
+        load(config, overrides or []), to, packages=packages, python=python,
+        platform=platform, extras=[name for name in extras.split(",") if name],
+    )  # fmt: skip
+
+
+@app.command("chat-vector")
+def chat_vector(
+    continued: Annotated[
+        str, typer.Option(help="the model that went on from base: a folder or hub id")
+    ],
+    instruct: Annotated[str, typer.Option(help="the tuned model of the same base")],
+    base: Annotated[str, typer.Option(help="the base of both")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    ratio: Annotated[
+        str, typer.Option(help="how much of it to add; several (0.5,0.7,1) are tried and judged")
+    ] = "1",
+    dialogues: Annotated[
+        list[Path] | None,
+        typer.Option(help="dialogues to judge several ratios by; default: the run's held-out ones"),
+    ] = None,
+    kilobytes: Annotated[
+        int, typer.Option(help="dialogues judged of each source; 0 for all", min=0)
+    ] = 300,
+) -> None:
+    """Add what instruction tuning taught a base to a model that went on from that base."""
+    from launch.chat_vector import chat_vector as add
+    from launch.chat_vector import parse_ratios
+
+    add(continued, instruct, base, parse_ratios(ratio), out, dialogues or [], kilobytes)
 
 
 @app.command("compare-tokenizers")
@@ -305,12 +465,17 @@ def _on_sigterm(number: int, frame: object) -> NoReturn:
     raise Stopped
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with the contract's status."""
+def main(run: Callable[[], object] | None = None) -> NoReturn:
+    """Run the command line and exit with the contract's status.
+
+    run: done in place of what the command line says, with the same signals, messages and statuses.
+    """
+    no_telemetry()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # the second: a Slurm job's time is nearly up
         signal.signal(number, _on_sigterm)
     try:
-        status = app(prog_name="malmoi", standalone_mode=False) or 0
+        status: Any = run() if run else app(prog_name="malmoi", standalone_mode=False)
+        status = status or 0
         if status == 130:  # typer turns Ctrl-C into this status by itself
             raise KeyboardInterrupt
     except InputError as error:
@@ -319,8 +484,9 @@ def main() -> NoReturn:
         status = error.exit_code
     except ClickException as error:
         status = _usage(error)
-    except Stopped:
-        print(f"stopped; go on with: {_again()}", file=sys.stderr)
+    except Stopped as stop:
+        why = f": {stop}" if str(stop) else ""
+        print(f"stopped{why}; go on with: {_again()}", file=sys.stderr)
         status = 75
     except (KeyboardInterrupt, typer.Abort):
         print(f"\nstopped by Ctrl-C; go on with: {_again()}", file=sys.stderr)

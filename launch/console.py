@@ -21,6 +21,7 @@ from launch.funnel import Rates, block, one_line
 PLAIN_EVERY = 5.0  # seconds between two plain lines of one step
 FUNNEL_EVERY = 10.0  # and of one that tells a funnel: its lines are long
 FUNNEL_DRAWN_EVERY = 1.0  # seconds between two states of the funnel on a terminal
+EVENT = "event"  # the unit of what happened once, and is a line of its own
 
 
 class Console:
@@ -76,6 +77,9 @@ class Console:
 
     def log(self, progress: Progress) -> None:
         """Take one report; cheap when called often."""
+        if progress.unit == EVENT:
+            self.say(f"  {progress.stage} · {progress.message}")
+            return
         key = (progress.stage, progress.step)
         now = time.monotonic()
         # A resumed step does not start at 0, and a restarted one falls back: rates count from there.

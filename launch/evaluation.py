@@ -247,9 +247,9 @@ def _note(
     other_text = other_text or bool(overrides)
     if other_text and not tasks:
         return None
+    from launch.holder import lock
     from launch.lineage import Lineage
     from launch.report import write
-    from launch.run import lock
     from launch.tracking import mirror_scores
 
     against = None

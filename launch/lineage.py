@@ -50,12 +50,14 @@ class Lineage:
         """Note that a stage starts, or goes on, with these keys and inputs."""
         earlier = self.stage(name) or {}
         same = earlier.get("keys") == keys and earlier.get("inputs") == inputs
+        attempt = {"started": now(), "seconds": None, "machine": machine(), "code": code()}
         self.content["stages"][name] = {
             "status": "running",
             "keys": keys,
             "inputs": inputs,
             "code": code(),
             "machine": machine(),
+            "attempts": [*earlier.get("attempts", []), attempt] if same else [attempt],
             "started": now(),
             "seconds": earlier.get("seconds", 0.0) if same else 0.0,
         }
@@ -64,6 +66,7 @@ class Lineage:
     def spent(self, name: str, seconds: float) -> None:
         """Add the time of an attempt, finished or not."""
         self.content["stages"][name]["seconds"] += round(seconds, 3)
+        self.content["stages"][name]["attempts"][-1]["seconds"] = round(seconds, 3)
         self.save()
 
     def finish(self, name: str, files: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ from configs.errors import InputError
 from configs.files import read_json, write_json
 from configs.schema import Config
 from launch.console import Console, amount, duration, table
+from launch.machines import Machines
 from launch.run import configured, reports, run_stages
 from launch.run import dry_run as plan
 from launch.section_training import TOY
@@ -32,10 +33,12 @@ def run_command(
     only: str | None,
     *,
     dry_run: bool,
+    machines: Machines | None = None,
 ) -> None:
     """Run a config's stages, or `only` one, and print what was made, where, and what to do next.
 
-    source and overrides: as the person gave them, for the commands that are printed.
+    source and overrides: as the person gave them, for the commands that are printed. machines: where
+    stages run; None: on this machine.
     """
     stages = configured(config)
     if not stages:
@@ -67,7 +70,7 @@ def run_command(
         write(folder)
 
     with Console() as console:
-        run_stages(config, folder, chosen, console, at_end=finish)
+        run_stages(config, folder, chosen, console, machines=machines, at_end=finish)
     print(_summary(folder))
     if only == "tokenizer" and (told := tokenizer_summary(folder)):
         print(f"{told}\n")

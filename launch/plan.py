@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import InputError
 from configs.schema import Config, Phase, Pretrain
+from launch.failures import Assumed, failure_lines, machines_of_plan
 
 if TYPE_CHECKING:
     from pretrain.memory import Memory
@@ -69,8 +70,16 @@ def here() -> tuple[Cluster, str]:
     return Cluster(1, torch.cuda.device_count(), float(memory)), ""
 
 
-def plan(config: Config, cluster: Cluster, tflops: float | None = None) -> tuple[str, list[str]]:
-    """The plan as text, and what makes the config impossible on this cluster (empty: nothing)."""
+def plan(
+    config: Config,
+    cluster: Cluster,
+    tflops: float | None = None,
+    mtbf_hours: float | None = None,
+) -> tuple[str, list[str]]:
+    """The plan as text, and what makes the config impossible on this cluster (empty: nothing).
+
+    mtbf_hours: between two failures of one machine; left out, what `failures.Assumed` says.
+    """
     from pretrain.phases import batch_mistakes
     from pretrain.shape import read_shape
 
@@ -104,6 +113,9 @@ def plan(config: Config, cluster: Cluster, tflops: float | None = None) -> tuple
         *_memories(pretrain, shape, cluster, refused),
         "",
         *_disk(pretrain, shape),
+        "",
+        *_failures(pretrain, shape, cluster, rate, mtbf_hours),
+        "",
         f"rate     {rate / 1e12:,.0f} TFLOP/s a GPU: {card}",
         "",
         "DeepSpeed",
@@ -258,10 +270,50 @@ def _instead(
     return "no number of such GPUs holds it: shorten pretrain.sequence_length, or take larger ones"
 
 
-def _disk(pretrain: Pretrain, shape: Shape) -> list[str]:
-    """Checkpoints hold the weights, and in float32 those that learn with two moments."""
+def _failures(
+    pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float, mtbf_hours: float | None
+) -> list[str]:
+    """Starts, saves and failures on this cluster and on larger ones, in the longest phase."""
+    phase = max(pretrain.phases, key=lambda phase: phase.tokens or 0)
+    step_seconds = {
+        machines: _step_seconds(pretrain, phase, shape, machines * cluster.gpus, rate)
+        for machines in machines_of_plan(cluster.machines)
+    }
+    return failure_lines(
+        cluster.machines,
+        cluster.gpus,
+        checkpoint=_checkpoint(pretrain, shape),
+        weights=shape.total * (4 if pretrain.dtype == "fp32" else 2),
+        step_seconds=step_seconds,
+        every_steps=pretrain.checkpoint.every_steps,
+        assumed=Assumed() if mtbf_hours is None else Assumed(mtbf_hours=mtbf_hours),
+    )
+
+
+def _step_seconds(pretrain: Pretrain, phase: Phase, shape: Shape, ranks: int, rate: float) -> float:
+    """An optimizer step at the rate, empty slots and recomputation included, messages left out."""
+    from pretrain.data.batches import Share
+    from pretrain.phases import division
+
+    length = _length(pretrain, phase)
+    sequences = 10**12 if phase.tokens is None else -(-phase.tokens // length)
+    share = Share.of(division(pretrain, phase, sequences).largest, ranks, pretrain.micro_batch)
+    tokens = share.accumulation * share.micro_batch * length  # of one rank
+    again = 4 / 3 if pretrain.activation_checkpointing else 1
+    return tokens * shape.flops(length, phase.train) * again / rate
+
+
+def _checkpoint(pretrain: Pretrain, shape: Shape) -> float:
+    """Bytes: the weights, and in float32 those that learn with two moments."""
     width = 4 if pretrain.dtype == "fp32" else 2
-    one = max(shape.total * width + 12 * shape.learning(phase.train) for phase in pretrain.phases)
+    return float(
+        max(shape.total * width + 12 * shape.learning(phase.train) for phase in pretrain.phases)
+    )
+
+
+def _disk(pretrain: Pretrain, shape: Shape) -> list[str]:
+    width = 4 if pretrain.dtype == "fp32" else 2
+    one = _checkpoint(pretrain, shape)
     settings = pretrain.checkpoint
     kept = settings.keep + (settings.keep_best is not None) + 1  # one more while it is written
     weights = shape.total * width

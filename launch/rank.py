@@ -9,6 +9,7 @@ would not mend them. When torchrun dies its ranks die too: nobody else would eve
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from pathlib import Path
 from configs.errors import InputError, Stopped, is_no_space, no_space
 from configs.load import load
 from configs.progress import Progress
+from launch import stop_request
 
 OUTCOME_BYTES = 16_384
 """Room for the outcome, written as blanks before training: a full disk cannot keep it from being told."""
@@ -31,7 +33,12 @@ def main(folder: Path) -> int:
     rank = int(os.environ.get("RANK", "0"))
     die_with_parent(signal.SIGKILL)
     _to_log(folder / "logs" / f"pretrain-{platform.node()}-{rank}.log")
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # whoever watches asks where it hangs
+    if rank == 0:
+        stop_request.watch(folder)
     stage = folder / "pretrain"
+    if rank == 0:
+        _forget_stop(stage / ".outcome.json")
     progress = (stage / ".progress.jsonl").open("a") if rank == 0 else None
 
     def log(report: Progress) -> None:
@@ -55,8 +62,8 @@ def main(folder: Path) -> int:
             return 1
         line = no_space(error, folder)
         _remove_halves(stage)
-        outcome = {"status": "error", "lines": [line]}
-    if rank == 0 or outcome["status"] == "error":
+        outcome = {"status": "full", "lines": [line]}
+    if rank == 0 or outcome["status"] in ("error", "full"):
         write_outcome(stage / ".outcome.json", outcome)
     return 0
 
@@ -70,6 +77,12 @@ def write_outcome(path: Path, outcome: dict[str, object]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _forget_stop(path: Path) -> None:
+    """A machine came back or was lost, and the ranks before these had to stop for that: go on."""
+    if (read_outcome(path) or {}).get("status") == "stopped":
+        write_outcome(path, {})
 
 
 def read_outcome(path: Path) -> dict[str, object] | None:

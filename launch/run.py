@@ -8,7 +8,6 @@ deduplication runs again and writes the same documents, the tokenizer is not tra
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from configs.errors import InputError, is_no_space, no_space
+from configs.errors import InputError, NoSpace, is_no_space, no_space
 from configs.files import read_json, write_text
 from configs.load import changed_keys, dump, output_keys
 from configs.schema import Config
 from launch.console import Console, duration
+from launch.holder import lock, recorded
 from launch.inputs import changes, inputs_of, refuse
 from launch.lineage import Entry, Lineage
+from launch.machines import Machines
 
 if TYPE_CHECKING:
     from launch.tracking import Tracker
@@ -114,12 +115,13 @@ def run_stages(
     stages: Sequence[str],
     console: Console,
     *,
+    machines: Machines | None = None,
     at_end: Callable[[], None] | None = None,
 ) -> dict[str, Decision]:
     """Run, resume or skip each stage; returns what was decided.
 
-    at_end: called when all are done, while the run folder is still held and tracked; what it writes
-    is mirrored too. Raises InputError for the person's mistakes (a full disk is one), Stopped or
+    machines: where stages run; None: on this machine. at_end: called when all are done, while the run
+    folder is still held and tracked; what it writes is mirrored too. Raises InputError for the person's mistakes (a full disk is one), Stopped or
     KeyboardInterrupt after a stop. Whatever is raised, lineage.json says "running" for a stage that
     did not end, and the same call resumes.
     """
@@ -129,7 +131,7 @@ def run_stages(
     decisions: dict[str, Decision] = {}
     with _room(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder):
+        with lock(folder), recorded(folder, stages):
             write_text(folder / "config.yaml", dump(config))
             lineage = Lineage(folder)
             with Tracker(config, folder, console) as tracker:
@@ -140,14 +142,19 @@ def run_stages(
                     decisions[stage] = decision
                     console.say(decision.line())
                     if decision.action != "skip":
-                        _run_one(decision, config, lineage, tracker, console)
+                        _run_one(decision, config, lineage, tracker, console, machines)
                 if at_end is not None:
                     at_end()
     return decisions
 
 
 def _run_one(
-    decision: Decision, config: Config, lineage: Lineage, tracker: Tracker, console: Console
+    decision: Decision,
+    config: Config,
+    lineage: Lineage,
+    tracker: Tracker,
+    console: Console,
+    machines: Machines | None,
 ) -> None:
     """Run or resume one stage, with its log, its time and its entry in lineage.json."""
     stage, folder = decision.stage, lineage.folder
@@ -157,12 +164,12 @@ def _run_one(
         (folder / "replies.json").unlink(missing_ok=True)
     lineage.begin(stage, decision.keys, decision.inputs)
     started = time.monotonic()
-    tracker.begin(stage)
+    tracker.begin(stage, resumed=decision.action == "resume")
     if stage != "pretrain":  # whose ranks write logs of their own
         console.log_to(folder / "logs" / f"{stage}-{os.uname().nodename}-0.log")
     try:
         console.note(decision.line())
-        _run_stage(stage, config, folder, console)
+        _run_stage(stage, config, folder, console, machines)
         console.note(f"{stage}: done in {duration(time.monotonic() - started)}")
     except BaseException as error:
         console.note(f"{stage}: {type(error).__name__}: {error}".rstrip(": "))
@@ -186,48 +193,31 @@ def _room(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if is_no_space(error, folder):
-            raise InputError(no_space(error, folder)) from error
+            raise NoSpace(no_space(error, folder)) from error
         raise
 
 
-def _run_stage(stage: str, config: Config, folder: Path, console: Console) -> None:
-    if stage == "dedup":
-        from dedup.stage import run as deduplicate
+def _run_stage(
+    stage: str, config: Config, folder: Path, console: Console, machines: Machines | None
+) -> None:
+    from launch.clusters.local import Here
 
-        deduplicate(config, folder, log=console.log)
-    elif stage == "tokenizer":
-        from tokenizer.stage import run as train_tokenizer
-
-        train_tokenizer(config, folder, log=console.log)
-    else:
-        from launch.clusters.local import run_ranks
+    where = machines or Here()
+    if stage == "pretrain":
         from pretrain.stage import prepare
 
-        assert config.pretrain is not None
         prepare(config, folder, log=console.log)
-        run_ranks(config.pretrain, folder, log=console.log)
+        where.train(config, folder, console.log)
+        return
+    with where.for_data(stage, config, folder, console.log) as placed:
+        if stage == "dedup":
+            from dedup.stage import run as deduplicate
 
+            deduplicate(placed, folder, log=console.log)
+        else:
+            from tokenizer.stage import run as train_tokenizer
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the run folder; a second holder is refused with the first one's process id.
-
-    The lock is the kernel's (flock), so it dies with its process.
-    """
-    with (folder / ".lock").open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise InputError(
-                f"{folder}: is in use by {handle.read().strip() or 'another process'}; wait for it, "
-                "stop it, or give this run a folder of its own (dir=…)"
-            ) from None
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-        handle.flush()
-        yield
+            train_tokenizer(placed, folder, log=console.log)
 
 
 def _outputs(folder: Path, stage: str) -> list[Path]:

@@ -1,252 +1,297 @@
-"""MLflow as a mirror: one parent run for the pipeline, a child run for each stage.
+"""What a run tells MLflow, written down first: the journal `tracking.jsonl`, and who sends it.
 
-metrics.jsonl, the reports and lineage.json are the truth and are on disk before this file reads
-them. Everything that talks to MLflow happens on one background thread behind a queue, so a slow or
-absent server costs the run nothing; what could not be sent is said once and is still in the files.
-The store is the run folder's mlflow.db (sqlite) unless MLFLOW_TRACKING_URI names another.
+metrics.jsonl, the reports and lineage.json are the truth. Beside them the journal keeps what they do
+not say: when a stage began, when a step was reached, how busy the machine was. Writing a line of it is
+all that a run ever waits for. A background thread sends the journal to MLflow (mlflow_mirror.py), which
+remembers how far it came; a server that is down, slow or dead costs the run nothing, and gets the rest
+when it is back, from the next command in the folder or from `malmoi track RUN`.
+
+The cost is a file that grows by about 40 MB in a month of training. The store is the run folder's
+mlflow.db (sqlite) unless MLFLOW_TRACKING_URI names another; one that is named later gets it all.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from configs.files import read_json
-from configs.load import output_keys
+from configs.errors import InputError
+from configs.load import load, output_keys
 from configs.schema import Config
 from launch.console import Console
 from launch.lineage import Lineage
+from launch.system_metrics import Usage
 
-TAIL_EVERY = 5.0  # seconds between two looks at metrics.jsonl
-FLUSH_SECONDS = 60.0  # longest wait for the queue when a run ends
-BATCH = 500  # metrics in one request
+if TYPE_CHECKING:
+    from launch.mlflow_mirror import Mirror
+
+JOURNAL = "tracking.jsonl"
+MARK_EVERY = 10.0  # seconds between two notes of how far a training is
+SYSTEM_EVERY = 30.0  # seconds between two looks at the machine
+SEND_EVERY = 5.0  # seconds between two looks of the sender
+RETRY_MOST = 60.0  # longest wait before a server that failed is tried again
+FLUSH_SECONDS = 60.0  # longest wait for the sender when a run ends, …
+STALLED = 8.0  # … and how long a server may take over one line then
 
 
 class Tracker:
-    """Mirrors a run. Use as a context manager around its stages."""
+    """Writes the journal of a run and has it sent. Use as a context manager around its stages."""
 
     def __init__(self, config: Config, folder: Path, console: Console) -> None:
         self.config, self.folder, self.console = config, folder, console
         self.enabled = config.tracking.mlflow
-        self._work: queue.Queue[Callable[[_Mirror], None] | None] = queue.Queue()
-        self._thread: threading.Thread | None = None
-        self._training = threading.Event()
+        self.journal = Journal(folder)
+        self._sender: _Sender | None = None
+        self._watch: _Watch | None = None
 
     def __enter__(self) -> Tracker:
+        if self.enabled and self.journal.path.is_file() and _pending(self.folder):
+            self._send()  # what an earlier command could not
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self._thread is None:
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
+        if self._sender is None:
             return
-        self._training.clear()
         status = "FINISHED" if kind is None else "KILLED" if _asked(kind) else "FAILED"
-        self._work.put(lambda mirror: mirror.close(status))
-        self._work.put(None)
-        self._thread.join(FLUSH_SECONDS if kind is None else 5.0)
-        if self._thread.is_alive():
-            self.console.say("    MLflow did not answer in time; the run folder has every figure")
+        self.journal.add("close", status=status)
+        problem = self._sender.finish(FLUSH_SECONDS if kind is None else STALLED)
+        if problem is not None:
+            self.console.say(
+                f"    MLflow: {problem}; every figure is in the run folder, and the next command there "
+                f"sends them (or: malmoi track {self.folder})"
+            )
 
-    def begin(self, stage: str) -> None:
-        """A stage starts: open its child run."""
+    def begin(self, stage: str, *, resumed: bool = False) -> None:
+        """A stage starts, or goes on: its child run is opened."""
         if not self.enabled:
             return
-        if self._thread is None:  # a run in which every stage is skipped never imports MLflow
-            self._thread = threading.Thread(target=self._mirror, name="mlflow", daemon=True)
-            self._thread.start()
-        keys = output_keys(self.config, stage)
-        self._work.put(lambda mirror: mirror.begin(stage, keys))
-        if stage == "pretrain":
-            self._training.set()
+        self.journal.add(
+            "begin", stage=stage, resumed=resumed, keys=output_keys(self.config, stage)
+        )
+        self._watch = _Watch(self.journal, self.folder, stage)
+        self._send()
 
     def end(self, stage: str, lineage: Lineage) -> None:
         """A stage is done: its report, its metrics to the last step, its inputs."""
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
         if not self.enabled:
             return
-        self._training.clear()
-        entry = dict(lineage.stage(stage) or {})
-        self._work.put(lambda mirror: mirror.end(stage, entry))
+        entry = lineage.stage(stage) or {}
+        files = entry.get("inputs", {}).get("files", [])[:200]
+        inputs = [{name: item[name] for name in ("path", "sha256")} for item in files]
+        if (read := entry.get("inputs", {}).get("dedup")) is not None:
+            inputs.append({"path": str(self.folder / "dedup" / "documents"), "sha256": read})
+        self.journal.add("end", stage=stage, digest=entry.get("digest", ""), inputs=inputs)
 
-    def _mirror(self) -> None:
+    def _send(self) -> None:
+        if self._sender is None:
+            self._sender = _Sender(self.config, self.folder, self.console)
+            self._sender.start()
+
+
+class Journal:
+    """`tracking.jsonl`: a line for each thing that happened. at: milliseconds since 1970."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+        self._one = threading.Lock()
+
+    def add(self, do: str, **what: Any) -> None:
+        """Append a line; a disk that is full loses it, for the run must not end over it."""
+        line = json.dumps({"at": int(time.time() * 1000), "do": do, **what}, ensure_ascii=False)
+        with self._one, suppress(OSError), self.path.open("a+b") as handle:
+            size = handle.seek(0, 2)
+            if size and (handle.seek(size - 1), handle.read(1))[1] != b"\n":
+                handle.write(b"\n")  # half a line that a kill left: it stays alone
+            handle.write(line.encode() + b"\n")
+
+    def size(self) -> int:
         try:
-            mirror = _Mirror(self.config, self.folder)
-        except Exception as error:
-            self._complain(error)
-            return
-        while True:
-            try:
-                work = self._work.get(timeout=TAIL_EVERY)
-            except queue.Empty:
-                work = (lambda mirror: mirror.metrics()) if self._training.is_set() else _nothing
-            if work is None:
-                return
-            try:
-                work(mirror)
-            except Exception as error:
-                self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        if self.enabled:
-            self.enabled = False
-            self.console.say(
-                f"    MLflow: {type(error).__name__}: {str(error).splitlines()[0][:160]}; "
-                "the run goes on, its figures are in the run folder"
-            )
+            return self.path.stat().st_size
+        except OSError:
+            return 0
 
 
-def _nothing(mirror: _Mirror) -> None:
-    return
+def _pending(folder: Path) -> bool:
+    """Whether the journal holds lines that the present store has not got."""
+    from launch.mlflow_mirror import sent_to, tracking_uri
+
+    return sent_to(folder, tracking_uri(folder)) < Journal(folder).size()
 
 
 def _asked(kind: type[BaseException]) -> bool:
     return issubclass(kind, KeyboardInterrupt) or kind.__name__ == "Stopped"
 
 
-class _Mirror:
-    """The MLflow side: lives on the background thread alone."""
+class _Watch:
+    """Notes, while a stage runs, how far training is and how busy the machine is."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
-        from mlflow import MlflowClient
+    def __init__(self, journal: Journal, folder: Path, stage: str) -> None:
+        self._journal, self._stage = journal, stage
+        self._metrics = folder / "pretrain" / "metrics.jsonl" if stage == "pretrain" else None
+        self._usage, self._marked, self._looked = Usage(folder), 0, 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
 
-        self.folder = folder
-        uri = (
-            os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-        )
-        self.client = MlflowClient(tracking_uri=uri)
-        known = self.client.get_experiment_by_name(config.tracking.experiment)
-        self.experiment = (
-            known.experiment_id
-            if known
-            else self.client.create_experiment(
-                config.tracking.experiment,
-                artifact_location=None
-                if os.environ.get("MLFLOW_TRACKING_URI")
-                else (folder / "mlartifacts").resolve().as_uri(),
-            )
-        )
-        self.parent = self._start(config.name, {}).info.run_id
-        self.child: str | None = None
-        self.position = 0
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join(5.0)
+        self._look()
+        self._mark()
 
-    def _start(self, name: str, tags: dict[str, str]) -> Any:
-        return self.client.create_run(
-            self.experiment, run_name=name, tags=tags | {"malmoi.folder": str(self.folder)}
-        )
+    def _run(self) -> None:
+        looked = marked = time.monotonic()
+        while not self._over.wait(0.5):
+            now = time.monotonic()
+            if self._metrics is not None and now - marked >= MARK_EVERY:
+                marked = now
+                self._mark()
+            if now - looked >= SYSTEM_EVERY:
+                looked = now
+                self._look()
 
-    def begin(self, stage: str, keys: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self.child = self._start(stage, {"mlflow.parentRunId": self.parent}).info.run_id
-        self.position = 0
-        flat = list(flatten(keys))
-        for at in range(0, len(flat), 100):
-            params = [Param(key, str(value)[:5000]) for key, value in flat[at : at + 100]]
-            self.client.log_batch(self.child, params=params)
-
-    def metrics(self) -> None:
-        """Send what metrics.jsonl gained since the last look."""
-        from mlflow.entities import Metric
-
-        path = self.folder / "pretrain" / "metrics.jsonl"
-        if self.child is None or not path.exists():
+    def _mark(self) -> None:
+        """Note that metrics.jsonl has grown to so many bytes."""
+        if self._metrics is None:
             return
-        size = path.stat().st_size
-        if size < self.position:  # a resume truncated it
-            self.position = 0
-        with path.open("rb") as handle:
-            handle.seek(self.position)
-            content = handle.read()
-        whole = content.rfind(b"\n") + 1
-        self.position += whole
-        stamp = int(time.time() * 1000)
-        batch = [
-            Metric(key, float(value), stamp, int(record["step"]))
-            for record in map(json.loads, content[:whole].splitlines())
-            for key, value in flatten(record)
-            if isinstance(value, int | float) and key != "step"
-        ]
-        for at in range(0, len(batch), BATCH):
-            self.client.log_batch(self.child, metrics=batch[at : at + BATCH])
+        with suppress(OSError):
+            size = self._metrics.stat().st_size
+            if size != self._marked:
+                self._marked = size
+                self._journal.add("mark", stage=self._stage, bytes=size)
 
-    def end(self, stage: str, entry: dict[str, Any]) -> None:
-        from mlflow.entities import Dataset as DatasetEntity
-        from mlflow.entities import DatasetInput, InputTag, Metric
+    def _look(self) -> None:
+        with suppress(Exception):  # a driver that answers nonsense is not the run's business
+            self._looked += 1
+            figures = self._usage.figures()
+            self._journal.add("system", stage=self._stage, number=self._looked, figures=figures)
 
-        assert self.child is not None
-        if stage == "pretrain":
-            self.metrics()
-        report = read_json(self.folder / stage / "report.json")
-        stamp = int(time.time() * 1000)
-        figures = [
-            Metric(f"report/{key}"[:250].replace(" ", "_"), float(value), stamp, 0)
-            for key, value in flatten(report)
-            if isinstance(value, int | float) and _loggable(key)
-        ]
-        for at in range(0, len(figures), BATCH):
-            self.client.log_batch(self.child, metrics=figures[at : at + BATCH])
-        inputs = [
-            DatasetInput(
-                DatasetEntity(
-                    name=Path(item["path"]).name,
-                    digest=item["sha256"][:36],
-                    source_type="local",
-                    source=json.dumps({"uri": item["path"]}),
-                ),
-                [InputTag("mlflow.data.context", stage)],
-            )
-            for item in entry.get("inputs", {}).get("files", [])[:200]
-        ]
-        if inputs:
-            self.client.log_inputs(self.child, inputs)
-        self.client.log_artifact(self.child, str(self.folder / stage / "report.json"))
-        self.client.set_tag(self.child, "malmoi.digest", entry.get("digest", ""))
-        self.client.set_terminated(self.child, "FINISHED")
-        self.child = None
 
-    def close(self, status: str) -> None:
-        if self.child is not None:
-            self.metrics()
-            self.client.set_terminated(self.child, status)
-        for name in ("config.yaml", "lineage.json", "report.html"):
-            if (self.folder / name).exists():
-                self.client.log_artifact(self.parent, str(self.folder / name))
-        self.client.set_terminated(self.parent, status)
+class _Sender(threading.Thread):
+    """Sends the journal, line by line, in a thread that nobody waits for."""
+
+    def __init__(self, config: Config, folder: Path, console: Console) -> None:
+        super().__init__(name="mlflow", daemon=True)
+        from launch.mlflow_mirror import tracking_uri
+
+        self._config, self._folder, self._console = config, folder, console
+        self._mirror: Mirror | None = None
+        self._imported = False  # which takes seconds that are not the server's
+        own = tracking_uri(folder).startswith("sqlite")  # one's own disk is waited for
+        self._stalled = FLUSH_SECONDS if own else STALLED
+        self._last = threading.Event()
+        self.problem: str | None = None
+        self.progress = time.monotonic()
+
+    def finish(self, seconds: float) -> str | None:
+        """Wait until all is sent, as long as anything moves; what stands in the way, if it is not."""
+        self._last.set()
+        self.progress = time.monotonic()
+        deadline = self.progress + seconds
+        while self.is_alive() and time.monotonic() < deadline:
+            self.join(0.1)
+            if self._imported and time.monotonic() - self.progress > self._stalled:
+                break
+        if self.is_alive():
+            return self.problem or "the server did not answer in time"
+        return self.problem
+
+    def run(self) -> None:
+        wait, told = 1.0, False
+        while True:
+            last = self._last.is_set()  # asked before sending: what is written until then is sent
+            try:
+                self._send()
+                self.problem, wait = self._refusal(), SEND_EVERY
+                if told:
+                    told = False
+                    self._console.say("    MLflow answers again; what it missed was sent")
+            except Exception as error:
+                self.problem = _short(error)
+                if not told and not last:
+                    told = True
+                    self._console.say(
+                        f"    MLflow: {self.problem}; the run goes on, its figures are kept and sent later"
+                    )
+                wait = min(RETRY_MOST, 2 * wait)
+            if last:
+                return
+            self._last.wait(wait)
+
+    def _refusal(self) -> str | None:
+        refused = self._mirror.refused if self._mirror is not None else []
+        return f"it refused {len(refused)} records ({refused[0]})" if refused else None
+
+    def _send(self) -> None:
+        if self._mirror is None:
+            from launch.mlflow_mirror import Mirror, import_mlflow
+
+            if not self._imported:
+                import_mlflow()
+                self.progress, self._imported = time.monotonic(), True
+            self._mirror = Mirror(self._config, self._folder)
+        for _ in self._mirror.catch_up():
+            self.progress = time.monotonic()
+
+
+def _short(error: BaseException) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return f"{type(error).__name__}: {said}"
+
+
+def send(folder: Path) -> None:
+    """`malmoi track RUN`: send what the store has not got yet, and say how much that was."""
+    if not (folder / JOURNAL).is_file():
+        raise InputError(f"{folder}: has no {JOURNAL}; give a run folder that was tracked")
+    from launch.mlflow_mirror import Mirror, tracking_uri
+
+    config = load(str(folder / "config.yaml"))
+    try:
+        count = sum(1 for _ in Mirror(config, folder).catch_up())
+    except Exception as error:
+        raise InputError(
+            f"MLflow: {_short(error)}; give the command again when it answers"
+        ) from None
+    print(f"sent {count:,} records to {_without_password(tracking_uri(folder))}", file=sys.stderr)
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]
 
 
 def mirror_scores(config: Config, folder: Path, scores: dict[str, float]) -> str | None:
-    """An MLflow run of its own for the scores of a finished model; what went wrong, or None.
+    """Have the scores of a finished model sent, as a child run; what went wrong, or None.
 
     Only where the run is tracked already: nobody waits for MLflow who never used it.
     """
     tracked = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlflow.db").is_file()
     if not config.tracking.mlflow or not tracked or not scores:
         return None
-    try:
-        from mlflow.entities import Metric
-
-        mirror = _Mirror(config, folder)
-        stamp = int(time.time() * 1000)
-        batch = [
-            Metric(key[:250], value, stamp, 0) for key, value in scores.items() if _loggable(key)
-        ]
-        for at in range(0, len(batch), BATCH):
-            mirror.client.log_batch(mirror.parent, metrics=batch[at : at + BATCH])
-        mirror.client.set_tag(mirror.parent, "malmoi.stage", "evaluate")
-        mirror.close("FINISHED")
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        return f"MLflow: {type(error).__name__}: {first}; the figures are in the run folder"
-    return None
+    Journal(folder).add("scores", figures=scores)
+    with Console(interactive=False) as console:
+        sender = _Sender(config, folder, console)
+        sender._last.set()
+        sender.start()
+        problem = sender.finish(FLUSH_SECONDS)
+    return None if problem is None else f"MLflow: {problem}; the figures are in the run folder"
 
 
-def _loggable(key: str) -> bool:
+def loggable(key: str) -> bool:
+    """Whether MLflow takes it as a name."""
     return all(letter.isalnum() or letter in "_-. :/" for letter in key)
 
 

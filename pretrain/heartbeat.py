@@ -3,7 +3,8 @@
 In: what a rank does and how long its step took. Out: one small file per rank on the run's storage, which
 the launcher and the agent of each machine read (launch/clusters/beats.py). A rank that hangs without
 dying is one whose file no longer changes, and a straggler one whose own part of a step is longer than
-that of the others.
+that of the others (measured up to the end of its first forward pass; ZeRO 3 gathers weights in it, which
+hides a part).
 
 The decision: a file, not a message, so that nothing has to listen and a dead network does not matter. It
 is written over in place (its room is taken at the start: a full disk cannot make a healthy rank look
@@ -42,6 +43,7 @@ class Heartbeat:
             "step": 0,
             "step_seconds": 0.0,
             "own_seconds": 0.0,
+            "beats": 0,
         }
         self._written = float("-inf")
         with suppress(OSError):
@@ -52,6 +54,12 @@ class Heartbeat:
         """From now on: start, train, evaluate, save or export; told at once."""
         if self._known.get("doing") != what:
             self._known["doing"] = what
+            self._write()
+
+    def alive(self) -> None:
+        """Still at what it is doing."""
+        self._known["beats"] += 1
+        if time.monotonic() - self._written >= EVERY:
             self._write()
 
     def step(self, step: int, seconds: float, own_seconds: float) -> None:

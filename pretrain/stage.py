@@ -218,13 +218,14 @@ def _export(
     report: Report,
     log: Log,
 ) -> None:
-    from pretrain.weights.export import export_model, model_card
+    from pretrain.weights.export import export_model, legal_files, model_card
 
     log(Progress("pretrain", "export"))
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(tokenizer_folder)
     card = model_card(config, folder, tokens, report)
     rows = read_rows(folder / "pretrain" / "base")
-    export_model(weights, tokenizer, tokenizer_folder, rows, card, folder / "model")
+    beside = legal_files(config, folder, report)
+    export_model(weights, tokenizer, tokenizer_folder, rows, card, folder / "model", beside)
     write_json(folder / "pretrain" / "report.json", asdict(report))
 
 

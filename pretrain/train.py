@@ -276,10 +276,13 @@ class Trainer:
             return
         self.heartbeat.doing("evaluate")
         trained.eval()
+
+        def forward(*inputs: Any) -> Any:
+            self.heartbeat.alive()
+            return trained(*vars(self._shaped(self.parallel.part(Batch(*inputs)))).values())
+
         bits = judge(
-            lambda *inputs: trained(
-                *vars(self._shaped(self.parallel.part(Batch(*inputs)))).values()
-            ),
+            forward,
             self.judged,
             micro_batch=self.pretrain.micro_batch,
             device=self.ranks.device,

@@ -215,7 +215,10 @@ def _attempt() -> str:
 
     Without it a restarted rank may read the address that a dead one has left there: it then fails to
     connect, or waits without end.
+    Restarts are counted by each machine for itself, so that several machines need a new store each time.
     """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "False":
+        return "attempt"  # the store is of this attempt alone (several machines)
     return "attempt-" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 

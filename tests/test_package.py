@@ -41,7 +41,9 @@ def test_the_wheel_holds_every_module_the_recipes_and_the_sample(tmp_path: Path)
         if "sample" not in path.parts
     }
     assert modules <= held
-    data = {"configs/schema.json", "configs/quickstart.yaml", "configs/sample/dialogues.jsonl"}
+    data = {"launch/clusters/containers/Dockerfile", "launch/clusters/containers/malmoi.def"}
+    data |= {"configs/clusters/slurm.yaml", "configs/clusters/kubernetes.yaml"}
+    data |= {"configs/schema.json", "configs/quickstart.yaml", "configs/sample/dialogues.jsonl"}
     assert {*data, "launch/report.html", "launch/chat/page.html"} <= held
     assert any(name.startswith("configs/sample/ko/pages/") for name in held)
     assert not any(name.startswith(("tests/", "configs/sample/source/")) for name in held)

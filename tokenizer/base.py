@@ -30,6 +30,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from configs.errors import InputError, missing_extra
+from configs.hub import cannot_be_had
 from tokenizer.byte_letters import byte_level as byte_level
 from tokenizer.byte_letters import token_bytes as token_bytes
 from tokenizer.piece_model import (
@@ -198,12 +199,7 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"tokenizer.base: {name} is no file or folder, and could not be had from the hub "
-            f"({why}); check the name and the network, log in with `hf auth login` where it is "
-            "gated, or give a folder"
-        ) from None
+        raise InputError(cannot_be_had("tokenizer.base", name, error)) from None
 
 
 def _from_folder(name: str, folder: Path) -> Base:

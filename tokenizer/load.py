@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from configs.errors import InputError
+from configs.hub import cannot_be_had, is_hub_id
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
@@ -22,5 +23,7 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:  # tokenizers and the hub client raise whatever they like
+        if is_hub_id(str(folder)):
+            raise InputError(cannot_be_had("tokenizer", str(folder), error)) from error
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{folder}: its tokenizer cannot be loaded ({why})") from error

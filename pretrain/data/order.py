@@ -18,7 +18,7 @@ them in turn.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,22 @@ def _key(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
+def unpermute(index: int, size: int, key: int) -> int:
+    """What `permute` sends to `index`."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & low
+        for turn in reversed(range(ROUNDS)):
+            left, right = (
+                right ^ (_mix(left + key + turn * 0x9E3779B97F4A7C15 & _MASK) & low),
+                left,
+            )
+        index = (left << half) | right
+        if index < size:
+            return index
+
+
 class Order:
     """Sequence i of one phase.
 
@@ -104,6 +120,27 @@ class Order:
         key = _key(self._seed, self._phase, name, epoch)
         index = permute(index, self._sizes[source][rendering], key)
         return Place(name, index, epoch, rendering)
+
+    def numbers(self, place: Place, total: int) -> Iterator[int]:
+        """The i < total, rising, whose place has this source, rendering and index, in any epoch."""
+        if place.source not in self._sources:
+            return
+        source = self._sources.index(place.source)
+        sizes, count = self._sizes[source], int(self.counts[source])
+        slots = np.flatnonzero(self._owner == source)
+        slots = slots[np.argsort(self._rank[slots])]
+        epoch = place.rendering
+        while True:
+            turn = epoch // len(sizes)
+            key = _key(self._seed, self._phase, place.source, epoch)
+            nth = turn * sum(sizes) + sum(sizes[: place.rendering])
+            nth += unpermute(place.index, sizes[place.rendering], key)
+            block, rank = divmod(nth, count)
+            if block * SLOTS >= total:
+                return
+            if (number := block * SLOTS + int(slots[rank])) < total:
+                yield number
+            epoch += len(sizes)
 
     def epochs(self, total: int) -> dict[str, float]:
         """How often each source is gone through in the first `total` sequences of the phase."""

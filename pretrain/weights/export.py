@@ -1,8 +1,8 @@
 """The final checkpoint: a Hugging Face folder that transformers, vLLM and llama.cpp can load.
 
 In: the weights of the last phase, the tokenizer, what training reports. Out: `model/` (safetensors,
-config, generation config, tokenizer files, chat template, README.md), under a temporary name until it
-is whole.
+config, generation config, tokenizer files, chat template, README.md, provenance.json, and what the
+licence of its base wants beside them), under a temporary name until it is whole.
 
 Two things that go wrong elsewhere are settled here by content, not by number: a reply ends at
 `<|end_of_text|>` or `<|eot_id|>` (with only the first, chats never end), and rows that merely pad the
@@ -12,19 +12,21 @@ vocabulary are suppressed in generation.
 from __future__ import annotations
 
 import os
-import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
-from configs.files import read_json, sync, write_text
+from configs.files import read_json, sync, write_json, write_text
 from configs.schema import Config
 from pretrain.data.encode import begin_id, end_id
 from pretrain.data.tokens import Tokens
+from pretrain.weights.duties import base_licence, duties, licence_files
 from pretrain.weights.embeddings import Rows
+from pretrain.weights.provenance import FILE, facts
 from tokenizer.write import OTHER_FORMS
 
 if TYPE_CHECKING:
@@ -60,8 +62,12 @@ def export_model(
     rows: Rows,
     card: str,
     folder: Path,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `folder`, which appears whole or not at all; weights are linked where the disk allows."""
+    """Write `folder`, which appears whole or not at all; weights are linked where the disk allows.
+
+    beside: more files by name (`legal_files`): a Path is copied, text written, anything else is JSON.
+    """
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -83,6 +89,13 @@ def export_model(
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(tokenizer_folder / name, partial / name)
     write_text(partial / "README.md", card)
+    for name, content in (beside or {}).items():
+        if isinstance(content, Path):
+            shutil.copyfile(content, partial / name)
+        elif isinstance(content, str):
+            write_text(partial / name, content)
+        else:
+            write_json(partial / name, content)
     for path in partial.rglob("*"):
         sync(path)
     if folder.exists():
@@ -104,13 +117,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str:
-    """README.md of the model: base, data and licences, tokens, recipe, bits per byte."""
+    """README.md of the model: base and its duties, data and licences, recipe, scores, lineage."""
     pretrain = config.pretrain
     assert pretrain is not None
-    sources = config.dedup.sources if config.dedup else []
-    licences = {source.name: source.licence for source in sources}
+    known = facts(run, config, asdict(report))
+    data = {row["source"]: row for row in known["data"]}
     base = pretrain.base
-    front, about = [], []
+    front, about, name = [], [], config.name
     if isinstance(base, dict):
         started = f"random weights ({base.get('model_type')}, {report.parameters:,} parameters)"
     else:
@@ -120,6 +133,14 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
         front = [f"base_model: {base}"] if on_hub else []
         front += [f"license: {licence}"] if licence else []
         about = [f"Licence of the base: {licence or 'see the base itself'}.", ""]
+        if asked := duties(licence, base):
+            name = asked.name(config.name)
+            about += [
+                f"**{asked.built_with}.** {asked.notice} Who hands this model on gives a copy of the "
+                f'{asked.title} with it, shows "{asked.built_with}" where people see it, and keeps '
+                f'"{asked.name_begins}" at the beginning of its name ({asked.section} of the licence).',
+                "",
+            ]
     lines = [
         "---",
         "language: [ko, en]",
@@ -129,7 +150,7 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
         *front,
         "---",
         "",
-        f"# {config.name}",
+        f"# {name}",
         "",
         f"Made with Malmoi from {started}: {report.tokens:,} tokens in {len(report.phases)} "
         f"phase{'s' if len(report.phases) != 1 else ''}, vocabulary {report.vocab_size:,}.",
@@ -137,15 +158,17 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
         *about,
         "## Data",
         "",
-        "| source | kind | documents | tokens | licence |",
-        "| --- | --- | ---: | ---: | --- |",
+        "| source | kind | documents | tokens | passes | removed | licence | sha256 of its files |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for source in tokens.sources:
-        documents = tokens.sets[source, "train"]
+        documents, row = tokens.sets[source, "train"], data.get(source, {})
         lines.append(
             f"| {source} | {documents.kind} | {documents.documents:,} | {documents.tokens:,} "
-            f"| {licences.get(source) or 'not stated'} |"
+            f"| {_or_dash(row.get('passes'), '{:.2f}')} | {_or_dash(row.get('removed'), '{:.1%}')} "
+            f"| {row.get('licence') or 'not stated'} | {(row.get('sha256') or '–')[:16]} |"
         )
+    lines += _cleaned(known["cleaning"])
     lines += ["", "## Recipe", "", "| phase | objective | tokens | steps | lr | learns | mixture |"]
     lines += ["| --- | --- | ---: | ---: | ---: | --- | --- |"]
     for phase, done in zip(pretrain.phases, report.phases, strict=True):
@@ -166,7 +189,7 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
     ]
     before, after = report.bits_per_byte["before"], report.bits_per_byte["after"]
     lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in after]
-    lines += ["", "## Lineage", "", *_lineage(run, report.identity)]
+    lines += ["", "## Lineage", "", *_lineage(run, report.identity), *_made_by(known)]
     lines += [
         "",
         "## Use",
@@ -182,19 +205,6 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
     return "\n".join(lines)
 
 
-def base_licence(base: str) -> str | None:
-    """The licence that a base's README.md names in its front matter; nothing is downloaded."""
-    readme: Any = Path(base) / "README.md"
-    if not Path(base).exists():
-        readme = try_to_load_from_cache(base, "README.md")
-    if not isinstance(readme, str | Path) or not Path(readme).is_file():
-        return None
-    text = Path(readme).read_text(encoding="utf-8", errors="replace")
-    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*['\"]?([\w.+-]+)", front[1], re.MULTILINE) if front else None
-    return found[1] if found else None
-
-
 def _lineage(run: Path, identity: str) -> list[str]:
     """What this model was made of, as digests that stand in the run's own files."""
     path = run / "lineage.json"
@@ -205,3 +215,57 @@ def _lineage(run: Path, identity: str) -> list[str]:
         if stages.get(stage, {}).get("status") == "done"
     ]
     return [*lines, f"- pretrain: `{identity}` (`identity` in the run's pretrain/report.json)"]
+
+
+def legal_files(config: Config, run: Path, report: Report) -> dict[str, Any]:
+    """What lies in the model's folder beside its README: its facts, and what its base's licence wants.
+
+    A copy of the licence is there where the base's folder, or the hub's cache, has one.
+    """
+    assert config.pretrain is not None
+    files: dict[str, Any] = {FILE: facts(run, config, asdict(report))}
+    base = config.pretrain.base
+    if isinstance(base, str):
+        files |= licence_files(base)
+        if (asked := duties(base_licence(base), base)) and not {"Notice", "NOTICE"} & files.keys():
+            files["Notice"] = asked.notice + "\n"
+    return files
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _cleaned(cleaning: dict[str, Any] | None) -> list[str]:
+    """What the data stage removed."""
+    if not cleaning or not cleaning["documents_in"]:
+        return []
+    gone = ", ".join(f"{step} {count:,}" for step, count in cleaning["removed"].items() if count)
+    return [
+        "",
+        f"Of {cleaning['documents_in']:,} documents read {cleaning['removed_share']:.1%} were removed "
+        f"({gone or 'none'}); {cleaning['heldout'] or 0:,} are held out and were never trained on.",
+    ]
+
+
+def _made_by(known: dict[str, Any]) -> list[str]:
+    """Tokenizer, code, machines and hours, as lines of the card."""
+    lines = []
+    words = known["tokenizer"] or {}
+    if words.get("base"):
+        lines.append(
+            f"- tokenizer: {words['base']} and {words['new_tokens']:,} new tokens, "
+            f"sha256 `{words['tokenizer_sha256']}`"
+        )
+    versions = {
+        f"{code['version']} {code.get('commit') or ''}".strip()
+        for code in known["code"].values()
+        if code
+    }
+    if versions:
+        lines.append(f"- code: malmoi {', '.join(sorted(versions))}")
+    hosts = sorted({str(m.get("host")) for found in known["machines"].values() for m in found})
+    if hosts:
+        hours = known["training"].get("hours") or 0.0
+        lines.append(f"- machines: {', '.join(hosts)}; {hours:.2f} hours of training")
+    return lines

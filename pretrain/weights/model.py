@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from configs.errors import InputError
 from configs.files import read_json, sync, write_json
+from configs.hub import cannot_be_had, is_hub_id
 from configs.schema import NewRows
 from pretrain.weights.embeddings import (
     Given,
@@ -91,6 +92,8 @@ def _load_base(base: str) -> Any:
             base, dtype="auto", output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as problem:
+        if is_hub_id(base):
+            raise InputError(cannot_be_had("pretrain.base", base, problem)) from None
         reason = str(problem).strip().splitlines()[0]
         raise InputError(
             f"pretrain.base: {base} cannot be loaded as a causal language model ({reason}); "

@@ -1,0 +1,322 @@
+"""`malmoi doctor --train`: some minutes of real training on one's own devices, one table.
+
+In: nothing but this machine: a small random Llama, a tokenizer made on the spot, the sample text of the
+package. Out: `Finding`s: ZeRO 1, 2 and 3 in the type that the device takes, whether their losses agree, a
+run whose rank is killed and that has to end with the same losses, packing, and the all-reduce between
+the devices. Each training is `malmoi pretrain` in a process of its own, as everybody runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launch.console import duration
+from launch.doctor.bandwidth import said
+from launch.doctor.finding import Finding
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "configs" / "sample" / "ko" / "board.jsonl.zst"
+STEPS = 12
+SEQUENCE, BATCH = 256, 8  # tokens, sequences of a step
+LIMIT = 400.0  # seconds for one training
+AGREE = {"float32": 1e-3, "bfloat16": 3e-2}
+"""By how much losses of ZeRO stages may differ: they add up in other orders."""
+CONTROL = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+)
+
+Say = Callable[[str], None]
+
+
+def try_training(say: Say) -> list[Finding]:
+    """Everything, one after the other; what fails is a line of the table, and the rest goes on."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    ranks = gpus or 2
+    begun = time.monotonic()
+    findings = [
+        Finding("devices", f"{gpus} × {torch.cuda.get_device_name(0)}" if gpus else "CPU, 2 ranks")
+    ]
+    with tempfile.TemporaryDirectory(prefix="malmoi-doctor-") as name:
+        folder = Path(name)
+        make_tokenizer(folder / "tokenizer")
+        losses: dict[int, list[float]] = {}
+        for stage in (1, 2, 3):
+            say(f"ZeRO {stage}, {ranks} ranks …")
+            finding, found = _train(folder / f"zero-{stage}", folder / "tokenizer", stage, ranks)
+            findings.append(finding)
+            losses[stage] = found
+        findings.append(_agreement(losses, folder))
+        say("a rank is killed …")
+        findings.append(_killed(folder, ranks, losses[2]))
+        say("packing …")
+        findings.append(_isolation())
+        say("all-reduce …")
+        findings.append(_all_reduce(ranks, cpu=not gpus))
+    spent = time.monotonic() - begun
+    return [*findings, Finding("time", duration(spent))]
+
+
+def make_tokenizer(folder: Path) -> None:
+    """A byte-level BPE with Llama-3's control tokens, from the sample's text; nothing is fetched."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?[^\s]+|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000 - len(CONTROL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(300), trainer)
+    tokenizer.add_special_tokens(list(CONTROL))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=CONTROL[0], eos_token=CONTROL[1]
+    ).save_pretrained(str(folder))
+
+
+def _texts(most: int) -> list[str]:
+    import zstandard
+
+    with zstandard.open(SAMPLE, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line, _ in zip(lines, range(most), strict=False)]
+
+
+# ── training ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _command(folder: Path, tokenizer: Path, stage: int, ranks: int) -> list[str]:
+    config = folder.with_suffix(".yaml")
+    tokens = STEPS * BATCH * SEQUENCE
+    config.write_text(
+        json.dumps(
+            {
+                "name": "doctor",
+                "dir": str(folder),
+                "tracking": {"mlflow": False},
+                "pretrain": {
+                    "base": {
+                        "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
+                        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+                        "tie_word_embeddings": True, "max_position_embeddings": 1024,
+                    },
+                    "documents": [str(SAMPLE)],
+                    "tokenizer": str(tokenizer),
+                    "sequence_length": SEQUENCE,
+                    "global_batch_tokens": BATCH * SEQUENCE,
+                    "micro_batch": 2,
+                    "processes": ranks,
+                    "zero_stage": stage,
+                    "checkpoint": {"every_steps": 4, "keep": 1},
+                    "phases": [{"name": "try", "tokens": tokens, "lr": 1e-3, "mixture": {"board": 1.0}}],
+                },
+            },
+            ensure_ascii=False,
+        )
+    )  # fmt: skip
+    return [sys.executable, "-m", "launch.cli", "pretrain", str(config)]
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def _run(command: list[str], while_running: Callable[[int], None] | None = None) -> tuple[int, str]:
+    """A training to its end: its status, and its last line."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, encoding="utf-8", errors="replace", env=_environment(),
+    )  # fmt: skip
+    deadline = time.monotonic() + LIMIT
+    try:
+        while True:
+            try:
+                told = process.communicate(timeout=0.2)[1]
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    return 124, f"did not end in {duration(LIMIT)}"
+                if while_running is not None:
+                    while_running(process.pid)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+    lines = [line for line in told.splitlines() if line.strip()]
+    return process.returncode, lines[-1].strip() if lines else ""
+
+
+def _train(folder: Path, tokenizer: Path, stage: int, ranks: int) -> tuple[Finding, list[float]]:
+    status, last = _run(_command(folder, tokenizer, stage, ranks))
+    steps = losses_of(folder)
+    if status or len(steps) != STEPS:
+        return Finding(f"ZeRO {stage}", f"failed: {last[:160]}", "wrong", "see the message"), []
+    report = json.loads((folder / "pretrain" / "report.json").read_text())
+    rates = sorted(step["tokens_per_second"] for step in steps[2:])
+    losses = [float(step["loss"]) for step in steps]
+    learns = losses[-1] < losses[0]
+    told = (
+        f"{report['world_size']} ranks, {report['dtype']}, loss {losses[0]:.3f} → {losses[-1]:.3f}, "
+        f"{rates[len(rates) // 2]:,.0f} tokens/s"
+    )
+    fix = "" if learns else "the loss does not fall: please report this device"
+    return Finding(f"ZeRO {stage}", told, "ok" if learns else "wrong", fix), losses
+
+
+def losses_of(folder: Path) -> list[dict[str, Any]]:
+    """The steps of metrics.jsonl; what a kill left half-written is not one."""
+    found = []
+    try:
+        lines = (folder / "pretrain" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if "loss" in record:
+            found.append(record)
+    return found
+
+
+def _agreement(losses: dict[int, list[float]], folder: Path) -> Finding:
+    if not all(losses.values()):
+        return Finding("ZeRO 1 = 2 = 3", "not all of them trained", "wrong", "see above")
+    dtype = json.loads((folder / "zero-2" / "pretrain" / "report.json").read_text())["dtype"]
+    apart = max(abs(a - b) for one in (1, 3) for a, b in zip(losses[one], losses[2], strict=True))
+    fine = apart < AGREE.get(dtype, 1e-3)
+    fix = "" if fine else "gradients are lost or counted twice: please report this device"
+    return Finding(
+        "ZeRO 1 = 2 = 3", f"losses differ by at most {apart:.1e}", "ok" if fine else "wrong", fix
+    )
+
+
+def _killed(folder: Path, ranks: int, whole: list[float]) -> Finding:
+    """Kill the last rank with SIGKILL after some steps: torchrun starts it again, the losses stay."""
+    run = folder / "killed"
+    killed: list[float] = []
+
+    def kill(launcher: int) -> None:
+        if killed or len(losses_of(run)) < 6:
+            return
+        for process in reversed(_ranks(launcher)):
+            process.kill()
+            killed.append(time.monotonic())
+            return
+
+    status, last = _run(_command(run, folder / "tokenizer", 2, ranks), kill)
+    what = "a rank killed"
+    if not whole:
+        return Finding(what, "nothing to compare with", "note")
+    if not killed:
+        return Finding(what, "it was over before it could be killed", "note")
+    steps = losses_of(run)
+    if status or len(steps) != STEPS:
+        return Finding(what, f"did not go on: {last[:160]}", "wrong", "see the message")
+    resumed = json.loads((run / "pretrain" / "report.json").read_text())["resumed"]
+    apart = max(abs(step["loss"] - loss) for step, loss in zip(steps, whole, strict=True))
+    fine = apart < 1e-2 and resumed >= 1
+    told = f"restarted, resumed {resumed} time{'s' * (resumed != 1)}, losses differ by at most {apart:.1e}"
+    return Finding(
+        what, told, "ok" if fine else "wrong", "" if fine else "please report this device"
+    )
+
+
+def _ranks(launcher: int) -> list[psutil.Process]:
+    found = []
+    try:
+        for process in psutil.Process(launcher).children(recursive=True):
+            words = process.cmdline()
+            if "launch.rank" in words and "torch.distributed.run" not in words:
+                found.append(process)
+    except psutil.Error:
+        return []
+    return found
+
+
+# ── packing, all-reduce ─────────────────────────────────────────────────────────────────────────
+
+
+def _isolation() -> Finding:
+    found, problem = _json_of([[sys.executable, "-m", "launch.doctor.isolation"]])
+    if found is None:
+        return Finding("packing", f"could not be asked: {problem}", "wrong", "see the message")
+    told = (
+        f"{found['attention']}, {found['dtype']}: documents apart to {found['difference']:.1e} "
+        f"({found['leak']:.1e} if they saw each other)"
+    )
+    fix = "" if found["apart"] else "do not train packed sequences here: please report this device"
+    return Finding("packing", told, "ok" if found["apart"] else "wrong", fix)
+
+
+def _all_reduce(ranks: int, *, cpu: bool) -> Finding:
+    if ranks < 2:
+        return Finding("all-reduce", "one device: there is nothing to exchange")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "launch.doctor.bandwidth", "--of", str(ranks)]
+    words += ["--meet", f"127.0.0.1:{port}", "--seconds", "2", *(["--cpu"] if cpu else [])]
+    found, problem = _json_of([[*words, "--rank", str(rank)] for rank in range(ranks)])
+    if found is None:
+        return Finding("all-reduce", f"failed: {problem}", "wrong", "see the message")
+    return Finding(
+        "all-reduce",
+        f"{said(found['bits_per_second'])} among {ranks} ({found['backend']}), "
+        f"{1e6 * found['latency_seconds']:,.0f} µs",
+    )
+
+
+def _json_of(commands: list[list[str]]) -> tuple[dict[str, Any] | None, str]:
+    """Run programs side by side; what the first one prints, or the last line of one that failed."""
+    running = [
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=_environment(),
+        )
+        for command in commands
+    ]  # fmt: skip
+    try:
+        ends = [process.communicate(timeout=LIMIT) for process in running]
+    except subprocess.TimeoutExpired:
+        return None, f"no answer in {duration(LIMIT)}"
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    for process, (_, told) in zip(running, ends, strict=True):
+        if process.returncode:
+            return None, (told.strip() or f"status {process.returncode}").splitlines()[-1][:160]
+    try:
+        return dict(json.loads(ends[0][0].strip().splitlines()[-1])), ""
+    except (ValueError, IndexError):
+        return None, "an answer that is no JSON"
