@@ -45,6 +45,9 @@ _ENV = """\
 # . env.sh   there is no network: names on the hub mean the copies here, and nothing reports home
 bundle="$(cd "$(dirname "${{BASH_SOURCE:-$0}}")" && pwd)"
 {exports}
+if [ ! -f "$bundle/SHA256SUMS" ]; then
+  echo "env.sh: this shell does not tell where it lies; cd into the bundle, then: . ./env.sh" >&2
+fi
 export HF_HOME="$bundle/hf"
 if [ -d "$bundle/.venv" ]; then export PATH="$bundle/.venv/bin:$PATH"; fi
 """

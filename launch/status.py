@@ -102,6 +102,8 @@ def status(folder: Path) -> Status:
     if state not in ("running", "stopping") and (queued := _in_queue(folder)):
         state, why = "queued", queued
     argv, directory = _words(command, by)
+    if command.get("outcome") == "done":
+        argv = _following(argv, stages)
     training = _training(folder)
     stage = next((name for name, said in stages.items() if said == "running"), None)
     if state == "running" and (training.get("quiet") or 0) > QUIET and stage == "pretrain":
@@ -130,6 +132,15 @@ def _words(command: dict[str, Any], by: holders.Holder | None) -> tuple[Sequence
     if isinstance(argv, list) and argv:
         return [str(word) for word in argv], str(command.get("directory") or "")
     return (by.argv, by.directory) if by is not None and by.argv else ((), "")
+
+
+def _following(argv: Sequence[str], stages: dict[str, str]) -> list[str]:
+    """The command for the stage behind the one that `malmoi STAGE CONFIG` has finished."""
+    waiting = next((name for name, said in stages.items() if said != "done"), None)
+    at = 3 if list(argv[1:2]) == ["launch"] else 1
+    if waiting is None or list(argv[at : at + 1]) not in [[name] for name in STAGES]:
+        return list(argv)
+    return [*argv[:at], waiting, *argv[at + 1 :]]
 
 
 def _state(

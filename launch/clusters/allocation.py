@@ -7,6 +7,7 @@ the same program as here (node.py).
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import secrets
@@ -160,7 +161,7 @@ def _join(address: str, wanted: int, log: Log) -> None:
     """Until so many machines have joined Ray; after `JOIN` seconds it goes on with fewer."""
     import ray
 
-    ray.init(address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     deadline, there = time.monotonic() + JOIN, 0
     while there < wanted and time.monotonic() < deadline:
         there = sum(1 for node in ray.nodes() if node["Alive"])

@@ -9,6 +9,7 @@ Nothing is assumed to be shared but the run folder, and that is tried before any
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -25,6 +26,7 @@ from configs.clusters.schema import Hosts
 from configs.errors import InputError, NoSpace, Stopped, missing_extra
 from configs.progress import Log, Progress
 from configs.schema import Config
+from launch.clusters.allocation import RAY_TOKEN, on_ray, ray_token
 from launch.clusters.checks import Machine, check_hosts
 from launch.clusters.identity import addresses, packages
 from launch.clusters.job import Job
@@ -81,6 +83,8 @@ def launch(job: Job, log: Log) -> None:
         run_command(*given, dry_run=False, machines=over)
     except NoSpace as error:
         raise Stopped(error.lines[0]) from error
+    finally:
+        (job.folder / RAY_TOKEN).unlink(missing_ok=True)
 
 
 def dry_run(job: Job) -> str:
@@ -117,13 +121,15 @@ class OverSsh:
 
         Raises InputError where Ray is not installed or does not come up, with its last words.
         """
-        section = getattr(config, stage)
         if packages()["ray"] == "none":
             raise InputError(str(missing_extra("ray", "cluster")))
         head = f"{self.machines[0].address}:{_free_port(self.machines[0].address)}"
         log(Progress(stage, "ray", 0, len(self.machines), "machines", f"Ray comes up at {head}"))
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         session = f"malmoi-ray-{secrets.token_hex(4)}"
+        token = ray_token(folder, make=True)
+        os.environ.update(token)  # before ray is imported, which keeps it for good
+        cluster = self.cluster.model_copy(update={"environment": token | self.cluster.environment})
         with ExitStack() as stack:
             nodes: list[Remote] = []
             for number, machine in enumerate(self.machines):
@@ -131,7 +137,7 @@ class OverSsh:
                 words += ["--address", machine.address, "--cpus", str(machine.cores)]
                 words += ["--session", session]
                 path = folder / "logs" / f"ray-{machine.name}.log"
-                nodes.append(Remote(self.cluster, machine.host, words, path))
+                nodes.append(Remote(cluster, machine.host, words, path))
                 stack.callback(nodes[-1].close)
                 if number == 0:
                     _wait_for(nodes, 1)
@@ -141,8 +147,7 @@ class OverSsh:
             if self.machines[0].address not in addresses().values():
                 stack.enter_context(_own_node(head))
             stack.enter_context(_disconnected())
-            update = {"engine": "ray", "address": head}
-            yield config.model_copy(update={stage: section.model_copy(update=update)})
+            yield on_ray(config, stage, head)
 
 
 def _free_port(address: str) -> int:

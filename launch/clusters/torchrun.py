@@ -53,7 +53,7 @@ STATE_OF_WEIGHTS = (
     7  # a checkpoint of AdamW: fp32 weights and two moments beside weights of two bytes
 )
 MARGIN = 4  # a shared disk may be that much slower than it was
-DUMP = 1.5  # seconds in which the ranks write their stacks before they are killed
+DUMP = 1.2  # seconds in which the ranks write their stacks before they are killed
 LOOK = 0.5  # seconds between two looks at the heartbeats
 
 
@@ -197,12 +197,11 @@ class Torchrun:
             f"no life for {silence:.0f} s: {told} on {mine}; the stacks of its ranks are in "
             f"{self.folder / 'logs'}, and they are started again from the last checkpoint"
         )
-        for number in (signal.SIGUSR2, signal.SIGCONT):  # one that was stopped can write, too
+        # SIGCONT, late: one that was stopped can write, too, and does not go on for long
+        for number, seconds in ((signal.SIGUSR2, DUMP), (signal.SIGCONT, 0.3), (signal.SIGKILL, 0)):
             for process in here.values():
                 _signal(process, number)
-        time.sleep(DUMP)
-        for process in here.values():
-            _signal(process, signal.SIGKILL)
+            time.sleep(seconds)
         for beat in hung:  # the next look starts afresh
             (self.stage / ".ranks" / f"{beat.rank}.json").unlink(missing_ok=True)
             self.watch.forget(beat.rank)

@@ -25,7 +25,6 @@ import psutil
 
 from configs.clusters.hostfile import Host, parse_host, read_hostfile
 from configs.clusters.schema import Cluster, Hosts, Kubernetes, Local, Slurm
-from configs.errors import InputError
 from launch.clusters.ssh import OPTIONS
 from launch.doctor.bandwidth import said
 from launch.doctor.finding import Finding
@@ -66,11 +65,9 @@ class Answer:
 
 
 def machines_of(cluster: Hosts) -> list[Host]:
-    """The machines of the list or the hostfile. Raises InputError where there is none."""
+    """The machines of the list or the hostfile. Raises InputError for a wrong line in that."""
     if cluster.hostfile is not None:
         return read_hostfile(Path(cluster.hostfile))
-    if not cluster.hosts:
-        raise InputError("hosts: the cluster has no machine; list them (hosts), or name a hostfile")
     return [parse_host(line) for line in cluster.hosts]
 
 

@@ -284,13 +284,12 @@ def _write_file(
         for one in tensors:
             writer.seek(one.begin)
             if one.name in tables:
-                others = [
-                    _table(model.stored, one.name, continued.stored) for model in (instruct, base)
-                ]
-                blocks = _move_rows(one, *others, rows, ratio, counts)
+                tuned = _table(instruct.stored, one.name, continued.stored)
+                old = _table(base.stored, one.name, continued.stored)
+                blocks = _move_rows(one, tuned, old, rows, ratio, counts)
             else:
-                found = [model.stored.tensors[one.name] for model in (instruct, base)]
-                blocks = _move(one, *found, ratio)
+                tuned, old = instruct.stored.tensors[one.name], base.stored.tensors[one.name]
+                blocks = _move(one, tuned, old, ratio)
             for block in blocks:
                 writer.write(_as_bytes(block, one.dtype))
             assert writer.tell() == one.end, (one.name, writer.tell(), one.end)

@@ -59,8 +59,9 @@ def test_hosts_come_from_the_list_and_the_hostfile_without_their_slots(tmp_path:
     (tmp_path / "hostfile").write_text("# ours\nnode0 slots=8\n\nnode1 slots=8  # the new one\n")
     cluster = Hosts(kind="hosts", hostfile=str(tmp_path / "hostfile"))
     assert [host.name for host in machines_of(cluster)] == ["node0", "node1"]
-    with pytest.raises(InputError, match="has no machine"):
-        machines_of(Hosts(kind="hosts"))
+    (tmp_path / "hostfile").write_text("node0 slots=many\n")
+    with pytest.raises(InputError, match="hostfile:1"):
+        machines_of(cluster)
 
 
 @pytest.mark.thorough

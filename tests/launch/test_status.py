@@ -15,13 +15,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from tiny_run import make_config, make_documents, make_tokenizer
 
 import launch.holder
 from configs.errors import InputError, Stopped
 from configs.files import write_json
+from configs.load import dump
 from launch.holder import Holder, lock, recorded
-from launch.status import said, status
+from launch.status import _following, said, status
 from launch.stop import stop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,16 +241,34 @@ def test_a_finished_run_is_done_and_has_nothing_to_go_on_with(river: Any) -> Non
     assert json.loads((run / "command.json").read_text())["argv"] == ["malmoi", "run", str(config)]
 
 
+def steps(run: Path) -> int:
+    """Whole lines of metrics.jsonl that are steps."""
+    path = run / "pretrain" / "metrics.jsonl"
+    return path.read_bytes().count(b'"loss":') if path.is_file() else 0
+
+
+def alive(run: Path) -> list[psutil.Process]:
+    """torchrun and the ranks of a run."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if str(run) in words and "launch.rank" in words:
+            found.append(process)
+    return found
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
 @pytest.mark.thorough
 @pytest.mark.slow
 def test_a_training_is_stopped_with_a_checkpoint_and_told_right_after_its_launcher_was_killed(
     tmp_path: Path,
 ) -> None:
-    from test_ranks import alive, make_config, steps, wait_for
-    from tiny_run import make_documents, make_tokenizer
-
-    from configs.load import dump
-
     made = tmp_path / "made"
     make_tokenizer(made / "tokenizer")
     make_documents(made / "documents")
@@ -269,12 +290,12 @@ def test_a_training_is_stopped_with_a_checkpoint_and_told_right_after_its_launch
         assert (running.state, running.stage) == ("running", "pretrain") and running.step
         found, was_running = stop(run)
         assert was_running and process.wait(60) == 75
-        assert found.state == "stopped" and found.checkpoint == f"step-{len(steps(run)):08d}"
+        assert found.state == "stopped" and found.checkpoint == f"step-{steps(run):08d}"
         assert found.resume == shlex.join(["malmoi", "pretrain", str(path)])
 
-        before = len(steps(run))
+        before = steps(run)
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_for(lambda: len(steps(run)) > before or process.poll() is not None)
+        wait_for(lambda: steps(run) > before or process.poll() is not None)
         process.send_signal(signal.SIGKILL)
         process.wait()
         found = status(run)
@@ -283,8 +304,19 @@ def test_a_training_is_stopped_with_a_checkpoint_and_told_right_after_its_launch
         found = status(run)
         assert found.state == "failed" and "killed" in found.why
         assert found.resume == shlex.join(["malmoi", "pretrain", str(path)])
-        assert found.checkpoint == f"step-{len(steps(run)):08d}"
+        assert found.checkpoint == f"step-{steps(run):08d}"
     finally:
         for left in alive(run):
             left.kill()
         process.kill()
+
+
+def test_behind_a_stage_that_is_done_comes_the_command_of_the_next_one() -> None:
+    stages = {"dedup": "done", "tokenizer": "waiting", "pretrain": "waiting"}
+    assert _following(["malmoi", "dedup", "c.yaml", "seed=2"], stages) == [
+        "malmoi", "tokenizer", "c.yaml", "seed=2",
+    ]  # fmt: skip
+    launched = ["malmoi", "launch", "slurm", "dedup", "c.yaml"]
+    assert _following(launched, stages)[3] == "tokenizer"
+    assert _following(["malmoi", "run", "c.yaml"], stages) == ["malmoi", "run", "c.yaml"]
+    assert _following([], stages) == []

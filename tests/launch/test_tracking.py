@@ -118,6 +118,7 @@ def test_a_resumed_training_is_sent_once_and_a_rolled_back_one_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("launch.tracking.STALLED", 60.0)  # the first is to be sent before the cut
     training = Training(tmp_path)
     with Console(interactive=False) as console:
         with pytest.raises(KeyboardInterrupt), Tracker(training.config, tmp_path, console) as one:

@@ -19,7 +19,7 @@ from tiny_run import make_config, make_documents, make_tokenizer
 from two_hosts import ROOT, TwoHosts, both_hosts  # noqa: F401
 
 from configs.load import dump
-from launch.clusters.beats import read_beats
+from launch.clusters.beats import Beat, read_beats
 
 pytestmark = [pytest.mark.thorough, pytest.mark.slow]
 
@@ -238,13 +238,22 @@ def suspended_in_a_step(long: Launched) -> psutil.Process:
         time.sleep(1)
 
 
+def started_again(long: Launched, before: dict[int, Beat]) -> bool:
+    """Whether every rank is another process, and trains."""
+    now = read_beats(long.folder / "pretrain")
+    new = [b for b in now.values() if b.doing == "train" and b.pid != before[b.rank].pid]
+    return len(new) == len(before)
+
+
 def test_a_rank_that_hangs_leaves_its_stack_and_is_started_again_from_the_last_checkpoint(
     long: Launched,
 ) -> None:
     long.start()
+    before = read_beats(long.folder / "pretrain")
     suspended_in_a_step(long)
     wait_for(lambda: "no life for" in long.told())
     reached = len(steps(long.folder))
+    wait_for(lambda: started_again(long, before) or long.ended())
     long.advance(reached + 5)
     assert not long.ended(), long.told()
     for name in ("pretrain-node0-0.log", "pretrain-node1-1.log"):
