@@ -93,12 +93,14 @@ def check_run(folder: Path) -> None:
 def status(folder: Path) -> Status:
     """How the run in `folder` stands. Raises InputError where the folder is no run's."""
     check_run(folder)
+    # asked first: who let go of the folder has written down before how it ended
+    is_held = holders.held(folder / holders.LOCK)
     command = holders.last_command(folder)
     last = holders.holder(folder)
     by = last or holders.Holder.of(command)
     notes: list[str] = []
     stages = _stages(folder, command, notes)
-    state, why = _state(folder, command, last, stages)
+    state, why = _state(folder, is_held, command, last, stages)
     if state not in ("running", "stopping") and (queued := _in_queue(folder)):
         state, why = "queued", queued
     argv, directory = _words(command, by)
@@ -144,10 +146,14 @@ def _following(argv: Sequence[str], stages: dict[str, str]) -> list[str]:
 
 
 def _state(
-    folder: Path, command: dict[str, Any], last: holders.Holder | None, stages: dict[str, str]
+    folder: Path,
+    is_held: bool,
+    command: dict[str, Any],
+    last: holders.Holder | None,
+    stages: dict[str, str],
 ) -> tuple[str, str]:
     asked = requested(folder)
-    if holders.held(folder / holders.LOCK):
+    if is_held:
         if asked is not None:
             return "stopping", f"asked to by {asked}; it finishes its step and saves"
         return "running", ""

@@ -56,6 +56,8 @@ def try_training(say: Say) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="malmoi-doctor-") as name:
         folder = Path(name)
         make_tokenizer(folder / "tokenizer")
+        with (folder / "board.jsonl").open("w", encoding="utf-8") as documents:
+            documents.writelines(json.dumps({"text": text}) + "\n" for text in _texts(300))
         losses: dict[int, list[float]] = {}
         for stage in (1, 2, 3):
             say(f"ZeRO {stage}, {ranks} ranks …")
@@ -101,8 +103,14 @@ def make_tokenizer(folder: Path) -> None:
 def _texts(most: int) -> list[str]:
     import zstandard
 
-    with zstandard.open(SAMPLE, "rt", encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line, _ in zip(lines, range(most), strict=False)]
+    texts = []
+    with zstandard.open(SAMPLE, "rt", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                texts.append(str(json.loads(line)["text"]))
+            except (ValueError, KeyError, TypeError):  # the sample has lines that are none
+                continue
+    return texts[:most]
 
 
 # ── training ────────────────────────────────────────────────────────────────────────────────────
@@ -123,7 +131,7 @@ def _command(folder: Path, tokenizer: Path, stage: int, ranks: int) -> list[str]
                         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
                         "tie_word_embeddings": True, "max_position_embeddings": 1024,
                     },
-                    "documents": [str(SAMPLE)],
+                    "documents": [str(tokenizer.parent / "board.jsonl")],
                     "tokenizer": str(tokenizer),
                     "sequence_length": SEQUENCE,
                     "global_batch_tokens": BATCH * SEQUENCE,

@@ -253,7 +253,11 @@ def test_the_rate_of_a_resumed_step_counts_from_where_it_was_resumed(
 
 
 def test_a_run_folder_in_use_is_refused_with_its_holder(tmp_path: Path) -> None:
-    with lock(tmp_path), pytest.raises(InputError, match=r"in use by \w+, process \d+ on .*, since 20"), lock(tmp_path):
+    with (
+        lock(tmp_path),
+        pytest.raises(InputError, match=r"in use by \w+, process \d+ on .*, since 20"),
+        lock(tmp_path),
+    ):
         pass
 
 
