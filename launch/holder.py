@@ -211,6 +211,12 @@ def _in_use(folder: Path, by: Holder | None) -> str:
     )
 
 
+def refuse_held(folder: Path) -> None:
+    """Raise InputError, with the holder's name, where a process has the run folder; else nothing is taken."""
+    if held(folder / LOCK):
+        raise InputError(_in_use(folder, holder(folder)))
+
+
 def held(path: Path) -> bool:
     """Whether any process holds a lock file. Looks for an instant; leaves nothing behind."""
     try:

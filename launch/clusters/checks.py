@@ -39,18 +39,21 @@ class Machine:
 
 
 def check_hosts(
-    cluster: Hosts, hosts: Sequence[Host], folder: Path
+    cluster: Hosts, hosts: Sequence[Host], folder: Path, *, trains: bool
 ) -> tuple[list[Machine], dict[Host, str]]:
     """The machines that can be used, in order, and the hosts that do not answer, with ssh's words.
 
-    Raises InputError for whatever is wrong on a machine that does answer.
+    trains: whether the rendezvous needs its port. Raises InputError for whatever is wrong on a machine
+    that does answer.
     """
     token = secrets.token_hex(8)
     folder.mkdir(parents=True, exist_ok=True)
     probe(folder, token).write_text(token)
     try:
         with ThreadPoolExecutor(max_workers=64) as pool:
-            answers = list(pool.map(lambda host: _ask(cluster, host, folder, token), hosts))
+            answers = list(
+                pool.map(lambda host: _ask(cluster, host, folder, token, trains=trains), hosts)
+            )
     finally:
         for path in folder.glob(f".seen-{token}*"):
             path.unlink(missing_ok=True)
@@ -81,9 +84,13 @@ def check_hosts(
     return machines, away
 
 
-def _ask(cluster: Hosts, host: Host, folder: Path, token: str) -> dict[str, Any] | str:
+def _ask(
+    cluster: Hosts, host: Host, folder: Path, token: str, *, trains: bool
+) -> dict[str, Any] | str:
     """A machine's facts; or why it does not answer; or {"broken": why it cannot run malmoi}."""
-    words = ["check", "--run", str(folder), "--token", token, "--port", str(cluster.port)]
+    words = ["check", "--run", str(folder), "--token", token]
+    if trains:
+        words += ["--port", str(cluster.port)]
     try:
         done = subprocess.run(
             ssh_words(cluster, host, words),

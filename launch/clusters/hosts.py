@@ -34,6 +34,7 @@ from launch.clusters.ray_node import listens
 from launch.clusters.ssh import Remote
 from launch.clusters.training import Training
 from launch.console import EVENT
+from launch.holder import refuse_held
 from launch.rank import die_with_parent
 
 RAY_PORT = 6379
@@ -59,7 +60,8 @@ def launch(job: Job, log: Log) -> None:
 
     assert isinstance(job.cluster, Hosts)
     hosts = hosts_of(job.cluster)
-    machines, away = check_hosts(job.cluster, hosts, job.folder)
+    refuse_held(job.folder)  # before its port is found taken, by this very run
+    machines, away = check_hosts(job.cluster, hosts, job.folder, trains="pretrain" in job.stages)
     begun = (job.folder / "pretrain" / "checkpoints").is_dir()
     if away and (not begun or len(machines) < job.cluster.min_nodes):
         raise InputError(
