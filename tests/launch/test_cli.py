@@ -161,7 +161,8 @@ def test_a_hub_id_that_is_no_model_is_named(tmp_path: Path, chat_model: Path) ->
     )
     done = malmoi("pretrain", config(tmp_path, body))
     assert done.returncode == 2, done.stderr
-    assert "error: pretrain.base: no/such-model cannot be loaded" in done.stderr
+    assert "error: pretrain.base: no/such-model " in done.stderr
+    assert "set pretrain.base to it" in done.stderr
     assert "Traceback" not in done.stderr
 
 

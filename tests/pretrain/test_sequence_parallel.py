@@ -72,7 +72,8 @@ def test_ranks_and_heads_that_cannot_be_divided_are_refused_in_words(run_folder:
     told = forked_ranks.train(config_of(2), run_folder, 1)
     assert told["status"] == "InputError"
     assert "2 ranks share a sequence, and 1 ranks are no multiple" in told["lines"][0]
-    told = forked_ranks.train(config_of(2, {"num_key_value_heads": 1}), run_folder, 2)
+    other = twin(run_folder, "heads")
+    told = forked_ranks.train(config_of(2, {"num_key_value_heads": 1}), other, 2)
     assert told["status"] == "InputError"
     assert "2 does not divide the 1 key heads" in told["lines"][0]
 
