@@ -21,7 +21,7 @@ from two_hosts import ROOT, TwoHosts, both_hosts  # noqa: F401
 from configs.load import dump
 from launch.clusters.beats import Beat, read_beats
 
-pytestmark = [pytest.mark.thorough, pytest.mark.slow]
+pytestmark = [pytest.mark.thorough, pytest.mark.slow, pytest.mark.xdist_group("two_hosts")]
 
 MALMOI = [sys.executable, "-m", "launch.cli"]
 LONG = [{"name": "text", "tokens": 40_000_000, "lr": 1e-3, "mixture": {"ko": 0.75, "en": 0.25}}]
