@@ -32,6 +32,18 @@ def follower(folder: Path, allocation: str = "7.0") -> subprocess.Popen[bytes]:
     )
 
 
+def wait_until_it_listens(process: subprocess.Popen[bytes]) -> None:
+    """Until it has its own answer to SIGTERM: before, it is still importing, and the signal ends it."""
+    deadline = time.monotonic() + 60
+    while True:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+
+
 def test_orders_are_numbered_and_those_of_another_allocation_are_not_obeyed(tmp_path: Path) -> None:
     assert orders.order_for(tmp_path, "7.0") is None
     first = orders.give(tmp_path, "7.0", "ray", "10.0.0.1:6379")
@@ -53,7 +65,8 @@ def test_the_others_leave_when_all_is_over_and_when_they_are_told_to_stop(tmp_pa
     orders.give(tmp_path, "6.0", "over")  # of an earlier job
     stays, leaves = follower(tmp_path, "8.0"), follower(tmp_path)
     orders.give(tmp_path, "7.0", "over")
-    assert leaves.wait(timeout=30) == 0
+    assert leaves.wait(timeout=60) == 0
+    wait_until_it_listens(stays)
     assert stays.poll() is None
     stays.send_signal(signal.SIGTERM)
     assert stays.wait(timeout=30) == 75
