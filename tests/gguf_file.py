@@ -34,6 +34,21 @@ def llama_cpp_ids(path: Path, texts: list[str], *, special: bool) -> tuple[int, 
     return size, ids
 
 
+def write_gguf(gguf: Any, folder: Path, path: Path) -> None:
+    """The vocabulary as llama.cpp's converter writes it for a model of this folder."""
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    control = {token["id"] for token in definition["added_tokens"] if token["special"]}
+    ordered = sorted(definition["model"]["vocab"].items(), key=lambda entry: entry[1])
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list([token for token, _ in ordered])
+    kinds = gguf.TokenType
+    writer.add_token_types([kinds.CONTROL if i in control else kinds.NORMAL for _, i in ordered])
+    gguf.SpecialVocab(folder, load_merges=True).add_to_gguf(writer, quiet=True)
+    finish(writer, len(ordered))
+
+
 def finish(writer: Any, size: int) -> None:
     """Put a model of one layer and `size` rows into the file, and close it."""
     writer.add_context_length(128)

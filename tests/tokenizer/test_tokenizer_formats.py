@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_file import finish, llama_cpp_ids
+from gguf_file import llama_cpp_ids, write_gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 from transformers import AutoTokenizer
@@ -254,21 +254,6 @@ def test_what_the_gguf_package_reads_is_what_was_written(small_run: Path, tmp_pa
     ids = {token["content"]: token["id"] for token in written["added_tokens"]}
     assert fields["tokenizer.ggml.bos_token_id"].contents() == ids["<|begin_of_text|>"]
     assert fields["tokenizer.ggml.eos_token_id"].contents() == ids["<|end_of_text|>"]
-
-
-def write_gguf(gguf: Any, folder: Path, path: Path) -> None:
-    """The vocabulary as llama.cpp's converter writes it for a model of this folder."""
-    definition = json.loads((folder / "tokenizer.json").read_text())
-    control = {token["id"] for token in definition["added_tokens"] if token["special"]}
-    ordered = sorted(definition["model"]["vocab"].items(), key=lambda entry: entry[1])
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list([token for token, _ in ordered])
-    kinds = gguf.TokenType
-    writer.add_token_types([kinds.CONTROL if i in control else kinds.NORMAL for _, i in ordered])
-    gguf.SpecialVocab(folder, load_merges=True).add_to_gguf(writer, quiet=True)
-    finish(writer, len(ordered))
 
 
 # ── other byte-level bases ──────────────────────────────────────────────────────────────────────
