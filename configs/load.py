@@ -11,7 +11,7 @@ directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,13 @@ def load(source: str, overrides: Sequence[str] = ()) -> Config:
     overrides: `a.b.c=value`, list items by number (`pretrain.phases.0.lr=1e-4`), values as YAML.
     Raises InputError with one line per mistake; the files that a config names are not looked at.
     """
-    file, label = _find(source)
+    file, label = find_file(
+        source,
+        recipes(),
+        what="config",
+        one="recipe",
+        hint="; `malmoi init` writes a config to start from",
+    )
     node, data, problems = parse(file, label)
     if data is None:
         raise InputError(f"{label}:1:1: the file is empty; `malmoi init` writes one to start from")
@@ -114,28 +120,33 @@ def run_folder(config: Config) -> Path:
 # ── finding and reading ─────────────────────────────────────────────────────────────────────────
 
 
-def _find(source: str) -> tuple[Path, str]:
-    """`source` → (file, the name mistakes call it by)."""
+def find_file(
+    source: str, bundled: Mapping[str, Path], *, what: str, one: str, hint: str
+) -> tuple[Path, str]:
+    """A path, or the name of a file that comes with the package → (file, what mistakes call it).
+
+    what: what the file should be ("config"); one: what a bundled one is called ("recipe"); hint: what
+    the message ends with. Raises InputError where there is none.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         return path, source
-    bundled = recipes()
     name = source.removesuffix(".yaml")
     if name in bundled:
         file = bundled[name]
         return file, os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
     if path.is_dir():
         inside = sorted(path.glob("*.y*ml"))
-        hint = f"did you mean {inside[0]}?" if inside else "name a YAML file"
-        raise InputError(f"{source}: is a folder, not a config; {hint}")
+        meant = f"did you mean {inside[0]}?" if inside else "name a YAML file"
+        raise InputError(f"{source}: is a folder, not a {what}; {meant}")
     beside = []
     if path.parent.is_dir():
         beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))]
     near = nearest(source, beside) or nearest(path.stem, list(bundled))
     meant = f"did you mean {near}? " if near else ""
     raise InputError(
-        f"{source}: no such file, and no bundled recipe has this name; {meant}"
-        f"The recipes are {', '.join(bundled)}; `malmoi init` writes a config to start from"
+        f"{source}: no such file, and no bundled {one} has this name; {meant}"
+        f"The {one}s are {', '.join(bundled)}{hint}"
     )
 
 

@@ -8,13 +8,12 @@ keys of that kind alone.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from configs.clusters.schema import Cluster, Hosts, Kubernetes, Local, Slurm
 from configs.errors import InputError
 from configs.keys import nearest, written
-from configs.load import checked, parse
+from configs.load import checked, find_file, parse
 from configs.yaml12 import position
 
 FOLDER = Path(__file__).resolve().parent
@@ -36,7 +35,9 @@ def load_cluster(source: str) -> Cluster:
 
     Raises InputError with one line per mistake; no machine is looked at.
     """
-    file, label = _find(source)
+    file, label = find_file(
+        source, examples(), what="cluster file", one="example", hint=f", in {FOLDER}"
+    )
     node, data, problems = parse(file, label)
     kinds = ", ".join(KINDS)
     if not isinstance(data, dict):
@@ -50,24 +51,3 @@ def load_cluster(source: str) -> Cluster:
         meant = f"did you mean {near}?" if near else f"write one of {kinds}"
         raise InputError(f"{label}:{line}:{column}: kind: '{written(kind)}' is no kind; {meant}")
     return checked(KINDS[kind], data, node, problems, file, label)
-
-
-def _find(source: str) -> tuple[Path, str]:
-    """`source` → (file, the name mistakes call it by)."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path, source
-    bundled = examples()
-    name = source.removesuffix(".yaml")
-    if name in bundled:
-        file = bundled[name]
-        return file, os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
-    beside = []
-    if path.parent.is_dir():
-        beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))]
-    near = nearest(source, beside) or nearest(path.stem, list(bundled))
-    meant = f"did you mean {near}? " if near else ""
-    raise InputError(
-        f"{source}: no such cluster file, and no bundled example has this name; {meant}"
-        f"The examples are {', '.join(bundled)}, in {FOLDER}"
-    )

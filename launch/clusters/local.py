@@ -97,14 +97,8 @@ def run_ranks(
         )
         views.append(View(stage, torchrun.watch, log))
         _follow(torchrun, views[0], log)
-    outcome = Outcome.read(stage)
-    if outcome.status == "full":
-        raise NoSpace(outcome.lines)
-    if outcome.status == "error":
-        raise InputError(outcome.lines)
-    if outcome.status == "stopped":
-        raise Stopped
-    if torchrun.child.returncode != 0 or outcome.status != "done":
+    done = Outcome.read(stage).done()
+    if torchrun.child.returncode != 0 or not done:
         raise RuntimeError(torchrun.last_words())
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-from configs.errors import InputError, Stopped
+from configs.errors import InputError, NoSpace, Stopped
 from configs.machine import cores
 from configs.schema import Pretrain
 from launch.clusters.beats import Watch
@@ -71,6 +71,19 @@ class Outcome:
         lines = values.get("lines", [])
         said = lines if isinstance(lines, list) else [lines]
         return cls(str(values.get("status", "crashed")), tuple(map(str, said)))
+
+    def done(self) -> bool:
+        """Whether training is done; False where it is not and the ranks left no reason.
+
+        Raises what the ranks' reason means: NoSpace, InputError or Stopped.
+        """
+        if self.status == "full":
+            raise NoSpace(self.lines)
+        if self.status == "error":
+            raise InputError(self.lines)
+        if self.status == "stopped":
+            raise Stopped
+        return self.status == "done"
 
     @property
     def final(self) -> bool:

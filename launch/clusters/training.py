@@ -19,7 +19,7 @@ from pathlib import Path
 
 from configs.clusters.hostfile import Host
 from configs.clusters.schema import Hosts
-from configs.errors import InputError, NoSpace, Stopped
+from configs.errors import Stopped
 from configs.progress import Log, Progress
 from configs.schema import Config
 from launch.clusters.beats import Watch
@@ -227,14 +227,7 @@ class Training:
                 deadline = float("inf")
 
     def _conclude(self) -> None:
-        outcome = Outcome.read(self.stage)
-        if outcome.status == "full":
-            raise NoSpace(outcome.lines)
-        if outcome.status == "error":
-            raise InputError(outcome.lines)
-        if outcome.status == "stopped":
-            raise Stopped
-        if outcome.status == "done":
+        if Outcome.read(self.stage).done():
             return
         if 75 in self._ended.values():
             raise Stopped(self._reasons[0] if self._reasons else "the ranks were ended")
