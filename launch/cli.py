@@ -246,7 +246,13 @@ def plan(
     config: ConfigArgument,
     rest: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CLUSTER] [KEY=VALUE]…", help="8x80GB or 4x8x80GB, and overrides"),
+        typer.Argument(
+            metavar="[CLUSTER] [KEY=VALUE]…",
+            help="8x80GB, 4x8x80GB or a cluster's YAML file, and overrides",
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GB of one GPU, where a file names the cluster", min=1)
     ] = None,
     tflops: Annotated[
         float | None, typer.Option(help="measured TFLOP/s of one GPU, for the hours", min=0.001)
@@ -257,13 +263,15 @@ def plan(
 ) -> None:
     """Batch arithmetic, memory by ZeRO stage, hours, disk, and failures of a training."""
     from configs.load import load
-    from launch.plan import Cluster, here
+    from launch.cluster_size import cluster_size
     from launch.plan import plan as draw
 
     words = list(rest or [])
     named = [words.pop(0)] if words and "=" not in words[0] else []
     settings = load(config, words)
-    cluster, note = (Cluster.of(named[0]), "") if named else here()
+    cluster, note = cluster_size(
+        named[0] if named else None, None if gpu_memory is None else gpu_memory * 1e9
+    )
     text, refused = draw(settings, cluster, tflops, mtbf)
     print(text)
     if note:

@@ -1,6 +1,6 @@
 """`malmoi plan`: what a training would take, before any of it is paid for.
 
-In: a config and a cluster, `8x80GB` (GPUs × memory) or `4x8x80GB` (machines × GPUs × memory). Out: text
+In: a config and how many GPUs there are (cluster_size.py). Out: text
 for a terminal: batch arithmetic, steps and learning rate of each phase, memory of a GPU for every ZeRO
 stage with the first that fits marked, disk, hours, and the DeepSpeed JSON.
 
@@ -11,63 +11,21 @@ was measured (`--tflops`): 40 % of what the maker says of the card that has that
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import InputError
 from configs.schema import Config, Phase, Pretrain
+from launch.cluster_size import Cluster
 from launch.failures import Assumed, failure_lines, machines_of_plan
 
 if TYPE_CHECKING:
     from pretrain.memory import Memory
     from pretrain.shape import Shape
 
-_CLUSTER = re.compile(r"(?:(\d+)x)?(\d+)x(\d+(?:\.\d+)?)\s*GB", re.IGNORECASE)
 _CARDS = ((24, 165.0, "RTX 4090"), (48, 362.0, "L40S"), (80, 989.0, "H100"), (141, 989.0, "H200"))
 """Memory in GB, bf16 TFLOP/s (dense) by the maker's sheet, and the card that has both."""
 _REACHED = 0.4
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """machines × gpus GPUs of `memory` bytes."""
-
-    machines: int
-    gpus: int
-    memory: float
-
-    @property
-    def ranks(self) -> int:
-        return self.machines * self.gpus
-
-    @classmethod
-    def of(cls, text: str) -> Cluster:
-        """Read `8x80GB` or `4x8x80GB`. Raises InputError on anything else."""
-        match = _CLUSTER.fullmatch(text.strip())
-        if match is None or not int(match[2]) or match[1] == "0" or not float(match[3]):
-            raise InputError(
-                f"{text}: is no cluster; write GPUs x memory, for example 8x80GB, or "
-                "machines x GPUs x memory, for example 4x8x80GB"
-            )
-        return cls(int(match[1] or 1), int(match[2]), float(match[3]) * 1e9)
-
-    def __str__(self) -> str:
-        gpus = f"{self.gpus} GPU{'s' * (self.gpus > 1)} of {self.memory / 1e9:g} GB"
-        return gpus if self.machines == 1 else f"{self.machines} machines, each {gpus}"
-
-
-def here() -> tuple[Cluster, str]:
-    """The GPUs of this machine; without one, eight of 80 GB, and a word that says so."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return Cluster(
-            1, 8, 80e9
-        ), "no GPU here, so 8x80GB is assumed; name yours behind the config"
-    memory = torch.cuda.get_device_properties(0).total_memory
-    return Cluster(1, torch.cuda.device_count(), float(memory)), ""
 
 
 def plan(
@@ -154,6 +112,9 @@ def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> 
     hours = 0.0
     for phase in pretrain.phases:
         length = _length(pretrain, phase)
+        if phase.objective == "preference":
+            lines += _preference(pretrain, phase, cluster)
+            continue
         sequences = 10**12 if phase.tokens is None else -(-phase.tokens // length)
         steps_of = division(pretrain, phase, sequences)
         per_step = steps_of.largest
@@ -197,6 +158,20 @@ def _phases(pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float) -> 
     if len(pretrain.phases) > 1:
         lines.append(f"all      {_time(hours)}, {hours * cluster.ranks:,.0f} GPU-hours")
     return lines
+
+
+def _preference(pretrain: Pretrain, phase: Phase, cluster: Cluster) -> list[str]:
+    """A preference phase: its steps in pairs. The model it begins with is asked once, and not held."""
+    from pretrain.preference.turns import pairs_of_step, turns
+
+    micro, accumulation = turns(pretrain.micro_batch, pairs_of_step(pretrain, phase), cluster.ranks)
+    length = _length(pretrain, phase)
+    return [
+        f"phase    {phase.name}: {micro * accumulation * cluster.ranks:,} pairs a step, each of two "
+        f"dialogues of at most {length:,} tokens = {cluster.ranks} ranks × {micro} × {accumulation} turns",
+        f"         {phase.epochs:g} epochs: as long as its pairs, which are not read here; the reference "
+        "model runs once, before the first step, and is not held beside the other",
+    ]
 
 
 def _time(hours: float) -> str:
@@ -274,7 +249,8 @@ def _failures(
     pretrain: Pretrain, shape: Shape, cluster: Cluster, rate: float, mtbf_hours: float | None
 ) -> list[str]:
     """Starts, saves and failures on this cluster and on larger ones, in the longest phase."""
-    phase = max(pretrain.phases, key=lambda phase: phase.tokens or 0)
+    phases = pretrain.token_phases or pretrain.phases
+    phase = max(phases, key=lambda phase: phase.tokens or 0)
     step_seconds = {
         machines: _step_seconds(pretrain, phase, shape, machines * cluster.gpus, rate)
         for machines in machines_of_plan(cluster.machines)
@@ -339,7 +315,7 @@ def _deepspeed(pretrain: Pretrain, cluster: Cluster) -> dict[str, Any]:
     from pretrain.phases import division
     from pretrain.zero import deepspeed_config
 
-    phase = pretrain.phases[-1]
+    phase = (pretrain.token_phases or pretrain.phases)[-1]
     sequences = 10**12 if phase.tokens is None else -(-phase.tokens // _length(pretrain, phase))
     per_step = division(pretrain, phase, sequences).largest
     replicas = max(1, cluster.ranks // pretrain.sequence_parallel)

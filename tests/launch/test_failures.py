@@ -8,6 +8,7 @@ import random
 import pytest
 
 from configs.load import load
+from launch.cluster_size import Cluster
 from launch.failures import (
     Assumed,
     between_failures,
@@ -16,7 +17,7 @@ from launch.failures import (
     outlook,
     young,
 )
-from launch.plan import Cluster, plan
+from launch.plan import plan
 
 
 def test_machines_that_fail_independently_fail_that_much_more_often() -> None:

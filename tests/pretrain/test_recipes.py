@@ -16,7 +16,8 @@ from configs.errors import InputError
 from configs.load import load, recipes
 from configs.schema import Lora
 from dedup.documents import SCHEMA
-from launch.plan import Cluster, plan
+from launch.cluster_size import Cluster
+from launch.plan import plan
 from pretrain.shape import read_shape
 from pretrain.stage import run
 
