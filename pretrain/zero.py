@@ -8,13 +8,14 @@ weights. On a CPU no compiler is needed: DeepSpeed's shared-memory collectives w
 first use (58–123 s) and are switched off, and torch's own fused AdamW is passed in, which DeepSpeed
 calls "untested". It is the only optimizer: DeepSpeed has Muon, but what it is worth when training goes
 on from a model that AdamW made has not been measured here, and what is not measured is no setting.
-DeepSpeed takes seven seconds to import, so it is imported inside functions.
+DeepSpeed takes seconds to import, so it is imported inside functions.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,6 +169,19 @@ def quiet_deepspeed() -> None:
 
 
 @contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """While DeepSpeed is imported: its autotuner, unused here, would import MLflow, half of its time."""
+    if "mlflow" in sys.modules:
+        yield
+        return
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # what import takes for "is not here"
+    try:
+        yield
+    finally:
+        del sys.modules["mlflow"]
+
+
+@contextmanager
 def process_group() -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one.
 
@@ -195,8 +209,9 @@ def process_group() -> Iterator[Ranks]:
             else:
                 store = stores.PrefixStore(_attempt(), next(rendezvous("env://"))[0])
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-        import deepspeed
-        import deepspeed.ops
+        with _without_mlflow():
+            import deepspeed
+            import deepspeed.ops
 
         if not with_cuda:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -23,6 +23,7 @@ from configs.yaml12 import emit
 from launch.clusters.job import Job
 from launch.clusters.torchrun import seconds_to_stop
 from launch.clusters.volume import config_of_pods, data_stages, name_of, run_folder
+from launch.holder import ASKED
 
 Manifest = dict[str, Any]
 
@@ -236,7 +237,7 @@ def _pod(
         "name": container,
         "image": cluster.image,
         "workingDir": cluster.mount,
-        "env": _environment(cluster, training=command is not None),
+        "env": _environment(job, training=command is not None),
         "resources": {"requests": dict(amount), "limits": dict(amount)},
         "securityContext": {"allowPrivilegeEscalation": False},
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -288,7 +289,7 @@ def _placed(cluster: Kubernetes) -> Manifest:
     return placed
 
 
-def _environment(cluster: Kubernetes, *, training: bool) -> list[Manifest]:
+def _environment(job: Job, *, training: bool) -> list[Manifest]:
     def field(name: str, path: str) -> Manifest:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
@@ -297,12 +298,10 @@ def _environment(cluster: Kubernetes, *, training: bool) -> list[Manifest]:
         field("MALMOI_POD_IP", "status.podIP"),
         field("MALMOI_JOB", uid),  # another for every Job, also of the same name
     ]
+    told = {ASKED: job.command} | _cluster(job).environment  # what `malmoi status` says goes on
     return [
         *(own if training else []),
-        *(
-            {"name": name, "value": _literal(value)}
-            for name, value in sorted(cluster.environment.items())
-        ),
+        *({"name": name, "value": _literal(value)} for name, value in sorted(told.items())),
     ]
 
 

@@ -200,6 +200,20 @@ def test_words_and_values_that_look_like_variables_stay_as_they_are(tmp_path: Pa
     assert {"name": "A", "value": "$$(B)"} in container["env"]
 
 
+def test_every_pod_is_told_the_command_that_goes_on_with_the_run(tmp_path: Path) -> None:
+    given = job(tmp_path, "run", overrides=("seed=3",), nodes=2)
+    specs = [manifests(given)[-1]["spec"]["template"]["spec"]]
+    cluster = next(m for m in manifests(given) if m["kind"] == "RayJob")["spec"]["rayClusterSpec"]
+    specs += [
+        group["template"]["spec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    ]
+    for spec in specs:
+        told = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+        assert told["MALMOI_COMMAND"] == given.command
+    assert given.command.startswith("malmoi launch ") and given.command.endswith(" seed=3")
+
+
 @pytest.mark.parametrize("name", ["mine", "Größe_1", "한글", "x" * 80, "a.b"])
 def test_a_runs_name_becomes_a_host_name(tmp_path: Path, name: str) -> None:
     given = job(tmp_path, overrides=(f"dir=runs/{name}",))
