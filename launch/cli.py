@@ -128,26 +128,50 @@ def evaluate(
         int | None,
         typer.Option(help="tokens of context; default: the model's, at most 2048", min=2),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="judge by held-out dialogues, and by replies to them")
+    ] = False,
+    dialogues: Annotated[
+        list[Path] | None,
+        typer.Option(help="dialogues to judge by (--chat); default: the run's held-out ones"),
+    ] = None,
+    replies: Annotated[int, typer.Option(help="prompts answered (--chat)", min=0)] = 32,
+    max_new_tokens: Annotated[int, typer.Option(help="longest reply (--chat)", min=1)] = 128,
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON list, an entry a model")
     ] = False,
 ) -> None:
-    """Bits per byte on held-out text, by source and language; with --tasks, lm-eval's scores."""
+    """Bits per byte on held-out text; with --tasks, lm-eval's scores; with --chat, dialogues."""
+    changes = list(overrides or [])
+    if config is not None and "=" in config and not Path(config).exists():  # CONFIG left out
+        changes.insert(0, config)
+        config = None
+    if chat:
+        if tasks is not None:
+            raise InputError("--tasks, --chat: judge differently; give one of them at a time")
+        from launch.dialogues import Asked, evaluate_dialogues
+
+        asked = Asked(
+            against, tuple(dialogues or ()), replies, max_new_tokens, kilobytes, window,
+            batch_size, as_json=as_json,
+        )  # fmt: skip
+        evaluate_dialogues(model, config, changes, asked)
+        return
     from launch.evaluation import Wanted
     from launch.evaluation import evaluate as measure
 
     wanted = Wanted(
         tasks, data, shots, limit, batch_size, against, kilobytes, window, as_json=as_json
     )
-    if config is not None and "=" in config and not Path(config).exists():  # CONFIG left out
-        measure(model, None, [config, *(overrides or [])], wanted)
-    else:
-        measure(model, config, overrides or [], wanted)
+    measure(model, config, changes, wanted)
 
 
 @app.command()
 def chat(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder")],
+    compare: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="another one, side by side with it")
+    ] = None,
     message: Annotated[str | None, typer.Option(help="one reply on stdout, then exit")] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="OpenAI-compatible server, page at /")
@@ -155,51 +179,48 @@ def chat(
     host: Annotated[str, typer.Option(help="address to bind (--serve)")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to bind (--serve)", min=0, max=65535)] = 8000,
     api_key: Annotated[str | None, typer.Option(help="key clients must send (--serve)")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="others may use it without a key (--serve)")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="transformers, or vllm in an environment of its own (--serve)")
+    ] = "transformers",
+    vllm: Annotated[
+        Path | None, typer.Option(help="its python or vllm program; default: ~/.malmoi/vllm")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="system prompt")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest reply, in tokens", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", min=0)] = 0.7,
     top_p: Annotated[float, typer.Option(help="nucleus sampling", min=0, max=1)] = 0.9,
+    top_k: Annotated[int, typer.Option(help="likeliest tokens kept; 0 keeps all", min=0)] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="least share of the likeliest token's probability", min=0, max=1)
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="above 1: what was said becomes less likely", min=0.1, max=10)
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="same seed, same reply")] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; default: all cores", min=1)
     ] = None,
 ) -> None:
-    """Talk to a model: in the terminal, by one message, or as a server."""
-    from launch.model_folder import check
+    """Talk to a model: in the terminal, by one message, or as a server; two with --compare."""
+    from launch.chat.command import Address, Manner, answer_once, serve_models, talk_to
 
-    check(model)
+    models = [model] if compare is None else [model, compare]
     if serve:
-        from launch.chat.listener import bind
-
-        listener = bind(host, port, api_key=api_key)
-        from launch.chat.engine import Engine
-        from launch.chat.server import serve as serve_forever
-
-        serve_forever(Engine(model, threads=threads), host, port, api_key, listener=listener)
+        address = Address(host, port, api_key, public)
+        serve_models(models, address, threads=threads, engine=engine, vllm=vllm)
         return
-    from launch.chat.engine import Engine
-
-    engine = Engine(model, threads=threads)
-    from launch.chat.terminal import one_reply, talk
-
+    if engine != "transformers" or vllm is not None:
+        raise InputError("--engine, --vllm: are of the server; add --serve")
+    manner = Manner(
+        system, max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed
+    )
     if message is not None:
-        one_reply(
-            engine,
-            message,
-            system=system,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-        )
+        answer_once(models, message, manner, threads=threads)
     else:
-        talk(
-            engine,
-            system=system,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-        )
+        talk_to(models, manner, threads=threads)
 
 
 @app.command()

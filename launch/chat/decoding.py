@@ -66,6 +66,8 @@ class TextStream:
         self._pieces = pieces
         self._stop = tuple(stop)
         self._longest = max((len(s) for s in self._stop), default=0)
+        self._starts = {s[:length] for s in self._stop for length in range(1, len(s))}
+        self._initials = {s[0] for s in self._stop}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False  # a stop string was met; nothing more comes out
@@ -95,7 +97,8 @@ class TextStream:
 
     def _undecided(self, text: str) -> int:
         """Length of the longest end of `text` that is the start of a stop string."""
-        for length in range(min(len(text), self._longest - 1), 0, -1):
-            if any(s.startswith(text[-length:]) for s in self._stop):
-                return length
+        tail = text[-(self._longest - 1) :] if self._longest > 1 else ""
+        for at, character in enumerate(tail):
+            if character in self._initials and tail[at:] in self._starts:
+                return len(tail) - at
         return 0

@@ -1,7 +1,8 @@
 """A model folder → replies, many at once.
 
 In: a Hugging Face folder (`runs/<name>/model`) and dialogues. Out: a `Reply` per request, which
-yields text as it is made, to a loop (`for delta in reply`) or to a coroutine (`async for`).
+yields text as it is made, to a loop (`for delta in reply`) or to a coroutine (`async for`). Several
+engines live in one process without knowing of each other.
 
 The decision: transformers' `ContinuousBatchingManager` does the decoding, for the server and for a
 single message alike (its thread starts in milliseconds): paged cache, prefix sharing, and a batch
@@ -9,8 +10,13 @@ that requests join and leave at every step. What it lacks is here and in the fil
 comes next (`sampling.py`), exact text and stop strings (`decoding.py`), delivery (`reply.py`), and
 admission (here).
 
-Cost on a CPU: attention reads the keys of all requests in one masked product, so a step grows
-with the sum of the contexts; that is why the cache is bounded, not only the number of requests.
+Admission: what could never fit is an error at once (`ContextOverflow`). A queue that is full, in
+requests or in tokens of prompts, says so (`Busy`). What is admitted waits until the cache has room;
+where running replies outgrow it, the newest of them gives its pages back and is computed again
+later, with the same text, since draws depend on the position alone.
+
+Cost on a CPU: a step grows with the sum of the contexts, whose keys are all read (`attention.py`);
+that is why the cache is bounded, not only the number of requests.
 """
 
 from __future__ import annotations
@@ -20,8 +26,9 @@ import itertools
 import random
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import psutil
 import torch
@@ -29,45 +36,25 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from configs.errors import InputError
-from launch.chat.decoding import TextStream, token_bytes
+from launch.chat import attention
+from launch.chat.backend import MAX_REQUESTS, Busy, ChatFormat, ContextOverflow, Load, Message
+from launch.chat.decoding import TextStream
+from launch.chat.linear import widen
 from launch.chat.loading import load
 from launch.chat.reply import EngineError, Listener, Reply, Router
 from launch.chat.sampling import BatchSampler, Draw, Sampling
 from launch.model_folder import check
-from tokenizer.chat import render_dialogue
 
-MAX_REQUESTS = 256  # running and waiting; more is refused at once
+__all__ = ["Busy", "ContextOverflow", "Engine", "Message"]
+
+QUEUED_CACHES = 4  # prompts running and waiting, in caches full; more is refused at once
 BATCH_REQUESTS = 64  # decoded in one step; the others wait
 PAGE_TOKENS = 64  # granularity of the cache and of prefix sharing
 CACHE_TOKENS = 32768  # most tokens held, over all requests, where memory allows
 CACHE_MEMORY = 0.25  # share of the memory that is free after loading
-STOP_TOKENS = ("<|eot_id|>", "<|end_of_text|>")
 
 
-class Message(TypedDict):
-    """One turn of a dialogue: role is system, user or assistant."""
-
-    role: str
-    text: str
-
-
-class ContextOverflow(Exception):
-    """The prompt, or the prompt and the tokens asked for, do not fit the model's context."""
-
-    def __init__(self, prompt: int, asked: int | None, context: int) -> None:
-        wish = f" and max_tokens is {asked}" if asked else ""
-        super().__init__(
-            f"this model's context is {context} tokens; the messages are {prompt}{wish}. "
-            "Shorten the messages or ask for fewer tokens"
-        )
-        self.prompt, self.asked, self.context = prompt, asked, context
-
-
-class Busy(Exception):
-    """More requests than the engine admits; try again later."""
-
-
-class Engine:
+class Engine(ChatFormat):
     """A loaded model and tokenizer.
 
     model_folder: a Hugging Face folder with weights, config and a Llama-3 style tokenizer.
@@ -84,21 +71,11 @@ class Engine:
             if threads < 1:
                 raise InputError(f"threads: must be at least 1, not {threads}")
             torch.set_num_threads(threads)
-        self.name = folder.resolve().name
-        if self.name == "model":  # runs/<name>/model
-            self.name = folder.resolve().parent.name
-        self.model, self.tokenizer = load(folder)
-        pieces = token_bytes(self.tokenizer)
-        vocabulary = self.tokenizer.get_vocab()
-        self.stop_ids = frozenset(vocabulary[t] for t in STOP_TOKENS if t in vocabulary)
-        if not self.stop_ids:
-            raise InputError(
-                f"{folder}: its tokenizer has neither {' nor '.join(STOP_TOKENS)}; chat needs a "
-                "tokenizer in Llama-3's format"
-            )
-        self._pieces = pieces
+        self.model, tokenizer = load(folder)
+        widen(self.model)
+        super().__init__(folder, tokenizer)
         self._allowed = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
-        ordinary = [i for i, piece in enumerate(pieces) if piece is not None]
+        ordinary = [i for i, piece in enumerate(self.pieces) if piece is not None]
         self._allowed[[*ordinary, *self.stop_ids]] = True
         self._allowed = self._allowed.to(self.model.device)
         capacity = self._cache_tokens()
@@ -106,8 +83,10 @@ class Engine:
         self._blocks = capacity // PAGE_TOKENS
         self._numbers = itertools.count()
         self._manager: Any = None
-        self._router = Router(self._finished)
+        self._router = Router(self._finished, self._cancel)
         self._lock = threading.Lock()
+        self._admission = threading.Lock()
+        self._held: dict[str, int] = {}  # request → tokens of its prompt
 
     def _cache_tokens(self) -> int:
         """Tokens the cache holds: at least one page, at most what memory and CACHE_TOKENS allow."""
@@ -127,60 +106,114 @@ class Engine:
 
     # ------------------------------------------------------------------------------- requests
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a dialogue, ending where the assistant's turn begins.
-
-        What a message says is text: "<|eot_id|>" in it becomes the ordinary tokens of those ten
-        characters, never the control token.
-        """
-        segments = [{"role": m["role"], "text": m["text"]} for m in messages]
-        return render_dialogue(self.tokenizer, segments, add_generation_prompt=True)[0]
-
-    def check(self, prompt: Sequence[int], sampling: Sampling) -> int:
-        """The tokens that may be generated; raises ContextOverflow or Busy."""
-        room = self.context - len(prompt)
-        if room < 1 or (sampling.max_tokens or 0) > room:
-            raise ContextOverflow(len(prompt), sampling.max_tokens, self.context)
-        if len(self._router.listeners) >= MAX_REQUESTS:
-            raise Busy(f"{MAX_REQUESTS} requests are running or waiting; try again later")
-        return sampling.max_tokens or room
-
     def reply(self, prompt: Sequence[int], sampling: Sampling) -> Reply:
         """Start a reply to `prompt` (ids). Raises ContextOverflow, Busy or EngineError."""
-        max_tokens = self.check(prompt, sampling)
+        return self.replies([prompt], sampling)[0]
+
+    def replies(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1
+    ) -> list[Reply]:
+        """Start `n` replies to each prompt (ids), in order: all, or an exception and none.
+
+        The first reply to a prompt has the seed asked for, the others seeds made of it and their
+        index. They wait for its first token, then share the prompt's pages in the cache.
+        """
+        rooms = [self.room(prompt, sampling) for prompt in prompts]
+        seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
+        manager = self._running()
+        made: list[Reply] = []
+        with self._admission:
+            self._admit(sum(len(prompt) for prompt in prompts) * n, len(prompts) * n)
+            for prompt, room in zip(prompts, rooms, strict=True):
+                made += self._start(manager, list(prompt), room, sampling, seed, n)
+        return made
+
+    def _admit(self, tokens: int, requests: int) -> None:
+        if len(self._router.listeners) + requests > MAX_REQUESTS:
+            raise Busy(f"{MAX_REQUESTS} requests are running or waiting; try again later")
+        held = sum(list(self._held.values()))
+        if held and held + tokens > QUEUED_CACHES * self._blocks * PAGE_TOKENS:
+            raise Busy(f"prompts of {held} tokens are running or waiting; try again later")
+
+    def _start(
+        self, manager: Any, prompt: list[int], room: int, sampling: Sampling, seed: int, n: int
+    ) -> list[Reply]:
+        """Register `n` replies; submit the first, and the others once it has its first token."""
         try:
             loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        listener = Listener(TextStream(self._pieces, sampling.stop), self.stop_ids, loop)
-        seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
-        name = f"reply-{next(self._numbers)}"
-        manager = self._running()
-        self._router.listeners[name] = listener
-        if (
-            manager.add_request(
-                list(prompt),
-                request_id=name,
-                max_new_tokens=max_tokens,
-                streaming=True,
-                eos_token_id=sorted(self.stop_ids),
-                draw=Draw(sampling.temperature, sampling.top_p, seed),
+        names = [f"reply-{next(self._numbers)}" for _ in range(n)]
+
+        def submit(name: str, index: int) -> bool:
+            draw = Draw.of(sampling, seed, index)
+            return bool(
+                manager.add_request(
+                    prompt,
+                    request_id=name,
+                    max_new_tokens=room,
+                    streaming=True,
+                    eos_token_id=sorted(self.stop_ids),
+                    draw=draw,
+                )
             )
-            is None
-        ):
-            self._router.listeners.pop(name, None)
+
+        def submit_siblings() -> None:
+            for index, name in enumerate(names[1:], start=1):
+                listener = self._router.listeners.get(name)
+                if listener is not None and not submit(name, index):
+                    self._finished(name, False)
+                    listener.hand(EngineError("the generation thread has stopped"))
+
+        first = submit_siblings if n > 1 else None
+        made = []
+        for name in names:
+            stream = TextStream(self.pieces, sampling.stop)
+            listener = Listener(stream, self.stop_ids, loop, first)
+            self._held[name] = len(prompt)
+            self._router.listeners[name] = listener
+            made.append(Reply(listener, partial(self._finished, name, True), prompt))
+            first = None
+        if not submit(names[0], 0):
+            for reply in made:
+                reply.cancel()
             raise EngineError("the generation thread has stopped")
-        return Reply(listener, lambda: self._finished(name, True), len(prompt))
+        return made
+
+    @property
+    def alive(self) -> bool:
+        """Always: a generation thread that an error ended is started again."""
+        return True
 
     @property
     def active(self) -> int:
         """Requests running or waiting."""
         return len(self._router.listeners)
 
+    def load(self) -> Load:
+        """How busy this engine is at the moment."""
+        manager = self._manager
+        processor = None if manager is None else manager.batch_processor
+        if processor is None:
+            return Load(0, self.active, 0.0)
+        running = min(self.active, len(processor.scheduler.active_requests))
+        return Load(
+            running, self.active - running, 1 - float(processor.cache.compute_free_capacity())
+        )
+
     def _finished(self, name: str, cancel: bool) -> None:
         """Forget a request; `cancel` where the manager still works on it."""
-        if self._router.listeners.pop(name, None) is not None and cancel and self._manager:
-            self._manager.cancel_request(name)
+        self._held.pop(name, None)
+        listener = self._router.listeners.pop(name, None)
+        if listener is not None:
+            if cancel:
+                self._cancel(name)
+            listener.begin()  # siblings that waited for its first token
+
+    def _cancel(self, name: str) -> None:
+        manager = self._manager
+        if manager is not None:
+            manager.cancel_request(name)
 
     # ------------------------------------------------------------------------------ the thread
 
@@ -189,6 +222,7 @@ class Engine:
         with self._lock:
             if self._manager is not None and self._manager.is_running():
                 return self._manager
+            self.model.set_attn_implementation("sdpa")  # the manager takes no other it knows
             manager = self.model.init_continuous_batching(
                 generation_config=GenerationConfig(
                     do_sample=False,  # argmax of what BatchSampler left
@@ -205,8 +239,12 @@ class Engine:
                     auto_switch_to_flash=False,  # it may fetch kernels from the network
                 ),
             )
-            manager.logit_processor = BatchSampler(self._allowed)
+            sampler = BatchSampler(self._allowed)
+            manager.logit_processor = sampler
+            self._router.scores = sampler.scores
             manager.output_router = self._router
+            if attention.suits(self.model):
+                self.model.set_attn_implementation(attention.NAME)
             manager.start()
             threading.Thread(target=_stop_with_the_program, args=(manager,)).start()
             self._manager = manager

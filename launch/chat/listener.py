@@ -34,7 +34,7 @@ def bind(
     if not (ipaddress.ip_address(address[0]).is_loopback or api_key or public):
         raise InputError(
             f"--host {host}: others could reach this without a key; give --api-key KEY, "
-            "or keep --host 127.0.0.1"
+            "keep --host 127.0.0.1, or say --public if everyone may"
         )
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -19,6 +19,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from configs.errors import InputError
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder alone. Raises InputError where it cannot be read."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"{folder}: its tokenizer cannot be loaded: {first}") from error
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
 def load(folder: Path) -> tuple[Any, Any]:
     """Model (eval mode, on the GPU where there is one) and tokenizer, from local files only.
 

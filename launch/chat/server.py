@@ -1,39 +1,45 @@
-"""An OpenAI-compatible server over one engine, and the page at `/`.
+"""An OpenAI-compatible server over one model or several, and the page at `/`.
 
-In: HTTP. Out: `/v1/chat/completions` (whole, or server-sent events that end with `[DONE]`),
-`/v1/models`, `/health`, and `page.html`. Any OpenAI client works with `base_url=http://…/v1`.
+In: HTTP. Out: `/v1/chat/completions` and `/v1/completions` (whole, or server-sent events that end
+with `[DONE]`), `/v1/models`, `/health`, `/metrics`, and `page.html`. Any OpenAI client works with
+`base_url=http://…/v1`; a request's `model` selects, and without one the first model answers.
 
 The decision: what can be refused is refused before the first byte (a 4xx in OpenAI's error form),
 and a client that goes away takes its request with it: the reply is dropped, and a dropped reply
-frees its slot in the batch. Nothing listens beyond this machine without a key, unless asked for.
+frees its slot in the batch. How a request becomes an answer is in `answering.py`; running the server,
+and ending it, in `serve.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
-import json
-import signal
-import socket
-import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-import uvicorn
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from launch.chat.engine import Busy, ContextOverflow, Engine
-from launch.chat.listener import bind
-from launch.chat.protocol import MAX_BODY, ApiError, ChatRequest, Completion, parse
-from launch.chat.reply import EngineError, Reply
+from launch.chat.answering import encoded, events, prompt_ids, start, used, whole
+from launch.chat.answers import ChatAnswer, TextAnswer
+from launch.chat.backend import Backend
+from launch.chat.metrics import TYPE, Clock, Metrics
+from launch.chat.protocol import MAX_BODY, ApiError, ChatRequest, CompletionRequest, parse
+from launch.chat.protocol import Request as Asked
+from launch.chat.reply import Reply
+from launch.chat.truncation import fit
 
+RETRY_AFTER = "2"  # seconds
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -45,14 +51,31 @@ PAGE_POLICY = (
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions")
 
 
-def create_app(engine: Engine, *, api_key: str | None = None, model_name: str) -> FastAPI:
-    """The application. With an `api_key`, `/v1/…` wants `Authorization: Bearer <key>`."""
+class Door:
+    """Whether new requests come in: shut while the server ends, and those inside finish."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+
+def create_app(
+    engines: Mapping[str, Backend], *, api_key: str | None = None, door: Door | None = None
+) -> FastAPI:
+    """The application over `engines`, by the names clients call them; the first is the default.
+
+    With an `api_key`, `/v1/…` and `/metrics` want `Authorization: Bearer <key>`. Behind a `door`
+    that is shut, replies are refused with 503 and `/health` says so.
+    """
     app = FastAPI(title="malmoi", docs_url=None, redoc_url=None, openapi_url=None)
     page = files("launch.chat").joinpath("page.html").read_text(encoding="utf-8")
+    metrics = Metrics()
+    entrance = door or Door()
+    default = next(iter(engines))
 
-    app.add_middleware(Headers)
+    app.add_middleware(Envelope, metrics=metrics)
 
     def key(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -64,8 +87,9 @@ def create_app(engine: Engine, *, api_key: str | None = None, model_name: str) -
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "2"}}.get(error.status)
-        return JSONResponse(error.body(), error.status, headers=headers)
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": RETRY_AFTER}}
+        headers[503] = headers[429]
+        return JSONResponse(error.body(), error.status, headers=headers.get(error.status))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -87,186 +111,139 @@ def create_app(engine: Engine, *, api_key: str | None = None, model_name: str) -
         return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": model_name, "requests": engine.active}
+    async def health() -> JSONResponse:
+        loads = [engine.load() for engine in engines.values()]
+        requests = sum(load.running + load.waiting for load in loads)
+        fit_to_use = entrance.open and all(engine.alive for engine in engines.values())
+        status = "ok" if fit_to_use else "stopped" if entrance.open else "ending"
+        body = {"status": status, "model": default, "models": list(engines), "requests": requests}
+        return JSONResponse(body, 200 if fit_to_use else 503)
+
+    @app.get("/metrics", dependencies=with_key)
+    async def prometheus() -> PlainTextResponse:
+        return PlainTextResponse(metrics.text(engines), media_type=TYPE)
 
     @app.get("/v1/models", dependencies=with_key)
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card(model_name, engine)]}
+        return {"object": "list", "data": [card(name, engine) for name, engine in engines.items()]}
 
     @app.get("/v1/models/{name:path}", dependencies=with_key)
     async def one_model(name: str) -> dict[str, Any]:
-        known(name, model_name)
-        return card(model_name, engine)
+        return card(name, known(name, engines))
+
+    def chosen(request: Asked) -> tuple[str, Backend]:
+        if not entrance.open:
+            raise ApiError(503, "this server is ending", code="server_ending")
+        name = default if request.model is None else request.model
+        return name, known(name, engines)
 
     @app.post("/v1/chat/completions", dependencies=with_key)
     async def chat(http: Request) -> Response:
-        request = parse(await read_body(http))
-        if request.model is not None:
-            known(request.model, model_name)
-        reply = start(engine, request)
-        completion = Completion(model_name)
-        if request.stream:
-            with_usage = bool(request.stream_options and request.stream_options.include_usage)
-            return StreamingResponse(
-                events(reply, completion, with_usage), media_type="text/event-stream"
-            )
-        text = await whole(reply, http)
-        return JSONResponse(
-            completion.whole(text, reply.finish_reason, reply.prompt_tokens, reply.tokens)
+        body = await read_body(http)
+        request = parse(body, ChatRequest)
+        name, engine = chosen(request)
+        messages = request.conversation()
+        if request.truncate_prompt_turns:
+            prompt, dropped = await encoded(body, fit, engine, messages, request.longest())
+        else:
+            prompt, dropped = await encoded(body, engine.prompt, messages), None
+        replies = start(engine, [prompt], request, "messages")
+        answer = ChatAnswer(name, engine.token, logprobs=bool(request.logprobs), dropped=dropped)
+        return await answered(http, request, replies, answer)
+
+    @app.post("/v1/completions", dependencies=with_key)
+    async def completions(http: Request) -> Response:
+        body = await read_body(http)
+        request = parse(body, CompletionRequest)
+        name, engine = chosen(request)
+        prompts = await encoded(body, prompt_ids, engine, request)
+        replies = start(engine, prompts, request, "prompt")
+        echoes = [text for text in request.texts() for _ in range(request.n or 1)]
+        answer = TextAnswer(
+            name,
+            engine.token,
+            logprobs=request.logprobs is not None,
+            echoes=echoes if request.echo else (),
+            as_ids=bool(request.return_tokens_as_token_ids),
         )
+        return await answered(http, request, replies, answer)
+
+    async def answered(
+        http: Request, request: Asked, replies: list[Reply], answer: ChatAnswer
+    ) -> Response:
+        clock = Clock(metrics, used(replies)["prompt_tokens"])
+        if request.stream:
+            options = request.stream_options
+            every = bool(options and options.continuous_usage_stats)
+            last = every or bool(options and options.include_usage)
+            return StreamingResponse(
+                events(replies, answer, clock, last, every), media_type="text/event-stream"
+            )
+        return JSONResponse(await whole(replies, answer, clock, http))
 
     return app
 
 
-class Headers:
-    """Adds HEADERS to every answer; plain ASGI, so that streams and disconnects pass untouched."""
+class Envelope:
+    """Adds HEADERS to every answer and counts it; plain ASGI, so streams pass untouched."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        ended = False
+
         async def sending(message: Message) -> None:
+            nonlocal ended
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
+                self.metrics.answers[path, message["status"]] += 1
+            elif not message.get("more_body"):
+                ended = True
             await send(message)
 
-        await self.app(scope, receive, sending if scope["type"] == "http" else send)
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            self.metrics.left += not ended
 
 
-def card(model_name: str, engine: Engine) -> dict[str, Any]:
+def card(name: str, engine: Backend) -> dict[str, Any]:
     return {
-        "id": model_name,
+        "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "malmoi",
         "context_length": engine.context,
+        "max_model_len": engine.context,  # vLLM's word for it
     }
 
 
-def known(name: str, model_name: str) -> None:
-    if name != model_name:
+def known(name: str, engines: Mapping[str, Backend]) -> Backend:
+    """The engine of that name; ApiError 404 that lists those there are."""
+    if name not in engines:
         raise ApiError(
             404,
-            f"no model {name!r} here; this server has {model_name!r}",
+            f"no model {name!r} here; this server has {', '.join(map(repr, engines))}",
             param="model",
             code="model_not_found",
         )
+    return engines[name]
 
 
 async def read_body(http: Request) -> bytes:
-    """The body, up to MAX_BODY bytes; ApiError 413 beyond."""
+    """The body, up to MAX_BODY bytes; ApiError 413 beyond, 499 where the client left meanwhile."""
     body = bytearray()
-    async for part in http.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise ApiError(413, f"the body is longer than {MAX_BODY} bytes", code="too_large")
+    try:
+        async for part in http.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise ApiError(413, f"the body is longer than {MAX_BODY} bytes", code="too_large")
+    except ClientDisconnect:
+        raise ApiError(499, "the client closed the connection") from None
     return bytes(body)
-
-
-def start(engine: Engine, request: ChatRequest) -> Reply:
-    """Submit to the engine; what it refuses becomes an ApiError."""
-    try:
-        return engine.reply(engine.prompt(request.conversation()), request.sampling())
-    except ContextOverflow as error:
-        raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from None
-    except Busy as error:
-        raise ApiError(429, str(error), code="rate_limit_exceeded") from None
-    except EngineError as error:
-        raise ApiError(503, str(error), code="engine_stopped") from None
-
-
-async def whole(reply: Reply, http: Request) -> str:
-    """The reply's text; a client that disconnects ends it."""
-
-    async def collect() -> str:
-        return "".join([delta.text async for delta in reply])
-
-    async def gone() -> None:
-        while (await http.receive())["type"] != "http.disconnect":
-            pass
-
-    collected, left = asyncio.ensure_future(collect()), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((collected, left), return_when=asyncio.FIRST_COMPLETED)
-        if not collected.done():
-            raise ApiError(499, "the client closed the connection")
-        return collected.result()
-    except EngineError as error:
-        raise ApiError(500, str(error), code="engine_error") from None
-    finally:
-        left.cancel()
-        collected.cancel()
-        reply.cancel()
-
-
-async def events(reply: Reply, completion: Completion, with_usage: bool) -> AsyncIterator[bytes]:
-    """Server-sent events: the role, the text as it comes, the end, `[DONE]`."""
-    try:
-        yield event(completion.start())
-        async for delta in reply:
-            for chunk in completion.chunk(delta):
-                yield event(chunk)
-        if with_usage:
-            yield event(completion.usage(reply.prompt_tokens, reply.tokens))
-    except EngineError as error:
-        yield event(ApiError(500, str(error), code="engine_error").body())
-    finally:
-        reply.cancel()
-    yield b"data: [DONE]\n\n"
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
-
-
-# ------------------------------------------------------------------------------------- serving
-
-
-def serve(
-    engine: Engine,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_key: str | None = None,
-    *,
-    public: bool = False,
-    listener: socket.socket | None = None,
-) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return: no new requests, five seconds for those running.
-
-    `listener`: a socket of `bind`, where it was made before the engine. Raises InputError as `bind`.
-    """
-    listener = listener or bind(host, port, api_key=api_key, public=public)
-    app = create_app(engine, api_key=api_key, model_name=engine.name)
-    name, number = listener.getsockname()[:2]
-    url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
-    print(
-        f"{engine.name} is at {url}  (page: {url}/, OpenAI clients: {url}/v1, end: Ctrl-C)",
-        file=sys.stderr,
-        flush=True,
-    )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="off"
-        )
-    )
-    try:
-        with _signals_end_quietly():
-            server.run(sockets=[listener])
-    finally:
-        listener.close()
-        engine.close()
-
-
-@contextlib.contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that ended it again afterwards; here ending is not an error."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

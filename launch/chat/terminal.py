@@ -1,32 +1,33 @@
 """Talking to an engine in the terminal, and one reply for a script.
 
 In: lines of standard input. Out: replies on standard output as they are made; everything else
-(prompts, notices, figures) goes to standard error, so a pipe holds replies only.
-
-The decision: `readline` edits the line. Without it, backspace on Hangul takes a byte and leaves half
-a syllable. A dialogue that outgrows the model's context loses its oldest turns, and is told so.
+(prompts, notices, figures) goes to standard error, so a pipe holds replies only, exactly as the model
+wrote them. On a terminal their Markdown is rendered (`ansi.py`). Commands are in `slash.py`; of those a
+pipe obeys only /reset, /exit and /quit, since its lines are data and /save writes files.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
+import shutil
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TextIO
 
 from configs.errors import InputError
-from launch.chat.engine import ContextOverflow, Engine, Message
-from launch.chat.reply import Reply
+from launch.chat.ansi import Markdown, printable
+from launch.chat.backend import Busy, ContextOverflow
+from launch.chat.dialogue import Dialogue, Session
+from launch.chat.engine import Engine
+from launch.chat.line import piped, typed
+from launch.chat.reply import EngineError, Reply
 from launch.chat.sampling import Sampling
+from launch.chat.slash import COMMANDS, Next, run
 
-with contextlib.suppress(ImportError):  # Windows has none, and its console edits lines itself
-    import readline  # noqa: F401
-
-HELP = "/reset starts over · Ctrl-C stops a reply · Ctrl-D ends"
-PROMPT = "나 › "
-REPLY_ROOM = 64  # tokens of the context kept for a reply before old turns are dropped
+HINT = "/help shows the commands · Ctrl-C stops a reply · Ctrl-D ends"
 
 
 def talk(
@@ -36,44 +37,109 @@ def talk(
     max_new_tokens: int = 512,
     temperature: float = 0.7,
     top_p: float = 0.95,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int | None = None,
 ) -> None:
     """Read a line, stream a reply, until Ctrl-D or the end of a pipe (one line, one turn)."""
-    sampling = Sampling(max_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
-    turns: list[Message] = []
+    sampling = Sampling(
+        max_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    converse(Session.over([engine], system, sampling), answer)
+
+
+def converse(session: Session, answer: Callable[[Session, bool], None]) -> None:
+    """The conversation itself: `answer` shows the replies to the last question and notes them.
+
+    Its second argument: whether a person is typing, and figures are wanted.
+    """
     interactive = sys.stdin.isatty()
     if interactive:
-        notice(f"{engine.name}: {HELP}")
-    for text in lines(interactive):
-        if text in ("/reset", "/help", "/?"):
-            if text == "/reset":
-                turns.clear()
-            notice("새 대화 · a new conversation" if text == "/reset" else HELP)
-            continue
-        if text in ("/exit", "/quit"):
-            break
-        turns.append({"role": "user", "text": text})
+        notice(f"{' · '.join(d.name for d in session.dialogues)}: {HINT}")
+    for line in typed(notice, HINT, list(COMMANDS)) if interactive else piped():
         try:
-            prompt, room, dropped = fit(engine, system, turns, max_new_tokens)
-        except ContextOverflow as error:
-            turns.pop()
-            notice(str(error))
-            continue
-        if dropped:
-            notice(f"the context is full: the oldest {dropped} messages were dropped")
-        started = time.monotonic()
-        reply = engine.reply(prompt, replace(sampling, max_tokens=room))
-        answer, stopped = show(reply, sys.stdout)
-        turns.append({"role": "assistant", "text": answer})
-        if interactive:
-            rate = reply.tokens / max(time.monotonic() - started, 1e-6)
-            why = (
-                "stopped"
-                if stopped
-                else "cut at the limit"
-                if reply.finish_reason == "length"
-                else ""
-            )
-            notice(" · ".join(filter(None, (f"{reply.tokens} tokens, {rate:.0f} tokens/s", why))))
+            if not respond(session, line, answer, interactive):
+                return
+        except KeyboardInterrupt:  # between the last token and the next line
+            if not interactive:
+                raise
+            if session.turns and session.turns[-1]["role"] == "user":
+                session.take_back(question=True)
+            notice("")
+
+
+def respond(
+    session: Session, line: str, answer: Callable[[Session, bool], None], interactive: bool
+) -> bool:
+    """What one line asks for: a command or a reply. False where it ends the conversation."""
+    text = line
+    if line.startswith("//") and interactive:
+        text = line[1:]
+    elif line.startswith("/") and (interactive or line in ("/reset", "/exit", "/quit")):
+        said, then = run(session, line)
+        if said:
+            notice(said)
+        if then is Next.REPLY:
+            answer(session, interactive)
+        return then is not Next.END
+    session.ask(text)
+    answer(session, interactive)
+    return True
+
+
+def answer(session: Session, interactive: bool) -> None:
+    """One model's reply, shown while it is made. A question that cannot be answered is taken back."""
+    dialogue = session.dialogues[0]
+    before = dialogue.dropped
+    started = time.monotonic()
+    try:
+        reply, pressed = begin(session, dialogue)
+        tell_dropped(dialogue, before)
+        text, stopped = show(reply, sys.stdout, pressed=pressed)
+    except (ContextOverflow, Busy, EngineError) as error:
+        session.take_back(question=True)
+        notice(str(error))
+        return
+    dialogue.turns.append({"role": "assistant", "text": text})
+    if interactive:
+        notice(figures(reply, time.monotonic() - started, stopped))
+
+
+def begin(session: Session, dialogue: Dialogue) -> tuple[Reply, bool]:
+    """Start a reply, undisturbed by Ctrl-C; whether that was pressed meanwhile.
+
+    An exception in the middle of it could leave a request, or the engine's thread, that nobody ends.
+    """
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        return session.begin(dialogue), False
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        reply = session.begin(dialogue)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return reply, bool(pressed)
+
+
+def tell_dropped(dialogue: Dialogue, before: int) -> None:
+    if dialogue.dropped > before:
+        notice(
+            f"{dialogue.name}: the context is full; the model no longer sees the oldest "
+            f"{dialogue.dropped} messages"
+        )
+
+
+def figures(reply: Reply, seconds: float, stopped: bool) -> str:
+    why = "stopped" if stopped else "cut at the limit" if reply.finish_reason == "length" else ""
+    rate = reply.tokens / max(seconds, 1e-6)
+    return " · ".join(filter(None, (f"{reply.tokens} tokens, {rate:.0f} tokens/s", why)))
 
 
 def one_reply(
@@ -84,96 +150,67 @@ def one_reply(
     max_new_tokens: int = 512,
     temperature: float = 0.7,
     top_p: float = 0.95,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int | None = None,
 ) -> str:
     """One reply to `text`, streamed to standard output and returned.
 
     Raises InputError where the message does not fit the model's context; Ctrl-C propagates.
     """
-    turns: list[Message] = [{"role": "user", "text": text}]
+    sampling = Sampling(
+        max_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    session = Session.over([engine], system, sampling)
+    session.ask(text)
     try:
-        prompt, room, _ = fit(engine, system, turns, max_new_tokens)
+        reply = session.begin(session.dialogues[0])
     except ContextOverflow as error:
         raise InputError(f"--message: {error}") from None
-    sampling = Sampling(max_tokens=room, temperature=temperature, top_p=top_p, seed=seed)
-    answer, stopped = show(engine.reply(prompt, sampling), sys.stdout)
+    said, stopped = show(reply, sys.stdout)
     if stopped:
         raise KeyboardInterrupt
-    return answer
+    return said
 
 
-def fit(
-    engine: Engine, system: str | None, turns: list[Message], max_new_tokens: int
-) -> tuple[list[int], int, int]:
-    """Prompt ids, tokens to generate, and how many of the oldest messages were dropped for it.
-
-    Drops from `turns` by whole exchanges, never the last message or the system prompt. Raises
-    ContextOverflow where those alone leave no room.
-    """
-    head: list[Message] = [{"role": "system", "text": system}] if system else []
-    before = len(turns)
-    while True:
-        prompt = engine.prompt([*head, *turns])
-        room = min(max_new_tokens, engine.context - len(prompt))
-        if room >= min(max_new_tokens, REPLY_ROOM) or (len(turns) < 3 and room >= 1):
-            return prompt, room, before - len(turns)
-        if len(turns) < 3:
-            raise ContextOverflow(len(prompt), None, engine.context)
-        del turns[:2]
-
-
-def show(reply: Reply, out: TextIO) -> tuple[str, bool]:
-    """Stream a reply; returns its text and whether Ctrl-C stopped it."""
+def show(reply: Reply, out: TextIO, *, pressed: bool = False) -> tuple[str, bool]:
+    """Stream a reply; returns its text and whether Ctrl-C stopped it (or `pressed`: had before)."""
     parts: list[str] = []
-    plain = printable if out.isatty() else str
-    stopped = False
+    stopped = pressed
+    markdown = Markdown(columns()) if renders(out) else None
     try:
-        for delta in reply:
+        for delta in () if pressed else reply:
             parts.append(delta.text)
-            out.write(plain(delta.text))
+            if markdown is not None:
+                out.write(markdown.feed(delta.text))
+            else:
+                out.write(printable(delta.text) if out.isatty() else delta.text)
             out.flush()
     except KeyboardInterrupt:
         stopped = True
     finally:
         reply.cancel()
+        if markdown is not None:
+            out.write(markdown.end())
     out.write("\n")
     out.flush()
     return "".join(parts), stopped
 
 
-def printable(text: str) -> str:
-    """Without control characters, so that a model cannot send escape sequences to a terminal."""
-    return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
+def renders(out: TextIO) -> bool:
+    """Whether styles belong in `out`: a terminal that knows them, and nobody asked for none."""
+    return out.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
-def lines(interactive: bool) -> Iterator[str]:
-    """The person's messages, stripped, empty ones left out."""
-    source = typed() if interactive else piped()
-    yield from filter(None, (line.strip() for line in source))
-
-
-def typed() -> Iterator[str]:
-    while True:
-        try:
-            line = input(PROMPT)
-        except EOFError:
-            notice("")
-            return
-        except KeyboardInterrupt:
-            notice(f"\n{HELP}")
-            continue
-        # A byte that is no UTF-8 arrives as a lone surrogate, which no tokenizer takes.
-        yield line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def piped() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"<stdin>:{number}: is not UTF-8; convert it, e.g. iconv -f CP949"
-            ) from None
+def columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def notice(text: str) -> None:

@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from configs.errors import InputError
 from launch.chat import engine as engine_module
-from launch.chat.engine import Busy, ContextOverflow, Engine, Message
+from launch.chat.backend import named
+from launch.chat.engine import PAGE_TOKENS, Busy, ContextOverflow, Engine, Message
 from launch.chat.reply import EngineError
-from launch.chat.sampling import Draw, Sampling, choose, uniform
+from launch.chat.sampling import Draw, Sampling, choose, choose_together, penalise, uniform
 from launch.model_folder import check
 
 HELLO: list[Message] = [{"role": "user", "text": "안녕"}]
@@ -104,6 +113,105 @@ def test_top_p_over_a_large_vocabulary_equals_a_full_sort() -> None:
         ranked, ids = torch.softmax(logits, -1).sort(descending=True)
         nucleus = set(ids[ranked.cumsum(0) - ranked < 0.8].tolist())
         assert {choose(logits, Draw(1.0, 0.8, 1), i) for i in range(50)} <= nucleus
+
+
+def test_top_k_top_p_min_p_and_the_penalty_are_those_of_transformers() -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(300)
+    row, tokens = logits[None], torch.tensor([[7, 7, 9, 40]])
+    cases: list[tuple[Draw, list[LogitsProcessor]]] = [
+        (Draw(1.0, 1.0, 0, top_k=5), [TopKLogitsWarper(5)]),
+        (Draw(1.0, 1.0, 0, min_p=0.5), [MinPLogitsWarper(0.5)]),
+        (Draw(1.0, 0.6, 0, top_k=9), [TopKLogitsWarper(9), TopPLogitsWarper(0.6)]),
+        (
+            Draw(0.7, 0.9, 0, 20, 0.05),
+            [
+                TemperatureLogitsWarper(0.7),
+                TopKLogitsWarper(20),
+                TopPLogitsWarper(0.9),
+                MinPLogitsWarper(0.05),
+            ],
+        ),
+    ]
+    for draw, theirs in cases:
+        kept = row
+        for processor in theirs:
+            kept = processor(tokens, kept)
+        expected = set(kept[0].isfinite().nonzero().flatten().tolist())
+        draws = [Draw(draw.temperature, draw.top_p, s, draw.top_k, draw.min_p) for s in range(600)]
+        assert {choose(logits, d, 4) for d in draws} == expected
+        together = choose_together(logits.expand(600, -1), draws, [4] * 600)
+        assert set(together.tolist()) == expected
+    expected_row = RepetitionPenaltyLogitsProcessor(1.7)(tokens, row.clone())[0]
+    penalise(logits, tokens[0].tolist(), 1.7)
+    assert torch.equal(logits, expected_row)
+
+
+def test_the_penalty_covers_the_prompt_and_what_was_generated(engine: Engine) -> None:
+    prompt = engine.prompt(HELLO)
+    reply = engine.reply(
+        prompt, Sampling(40, 0.0, repetition_penalty=1.6, logprobs=0, stop=("끝",))
+    )
+    tokens = [score.token for delta in reply for score in delta.scores]
+    made = engine.model.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=40,
+        do_sample=False,
+        repetition_penalty=1.6,
+        pad_token_id=0,
+        eos_token_id=sorted(engine.stop_ids),
+        suppress_tokens=(~engine._allowed).nonzero().flatten().tolist(),
+    )[0, len(prompt) :].tolist()
+    assert tokens == [token for token in made if token not in engine.stop_ids]
+
+
+def test_replies_to_one_prompt_share_its_pages_and_keep_their_seeds(engine: Engine) -> None:
+    prompt = engine.prompt([{"role": "user", "text": "우리는 작은 마을 시장 길을 걷는다 " * 6}])
+    assert len(prompt) > 2 * PAGE_TOKENS
+    wanted = Sampling(20, 1.0, 0.9, seed=3)
+    together = ["".join(d.text for d in r) for r in engine.replies([prompt], wanted, 4)]
+    again = ["".join(d.text for d in r) for r in engine.replies([prompt], wanted, 4)]
+    assert together == again
+    assert together[0] == "".join(d.text for d in engine.reply(prompt, wanted))
+    assert len(set(together)) == 4
+    first, *others = engine.replies([prompt], Sampling(300, 2.0), 3)
+    first.cancel()  # the others waited for its first token
+    assert all(next(iter(other)).tokens for other in others)
+    for reply in others:
+        reply.cancel()
+    assert engine.active == 0
+
+
+@pytest.mark.thorough
+def test_replies_that_outgrow_the_cache_are_put_off_and_come_out_the_same(
+    chat_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [[5 + i, *range(20, 60)] for i in range(8)]
+    wanted = Sampling(150, 1.3, 1.0, seed=9)
+    with Engine(chat_model) as roomy:
+        alone = ["".join(d.text for d in roomy.reply(prompt, wanted)) for prompt in prompts]
+    monkeypatch.setattr(Engine, "_cache_tokens", lambda self: 8 * PAGE_TOKENS)
+    with Engine(chat_model) as tight:
+        assert tight.context == 8 * PAGE_TOKENS
+        replies = tight.replies(prompts, wanted)
+        assert ["".join(d.text for d in reply) for reply in replies] == alone
+        held = [tight.reply([5] * 400, Sampling(100)) for _ in range(5)]
+        with pytest.raises(Busy, match="prompts of 2000 tokens"):
+            tight.reply([5] * 400, Sampling(100))
+        for reply in held:
+            reply.cancel()
+
+
+def test_two_engines_in_one_process_reply_at_the_same_time(
+    chat_model: Path, engine: Engine
+) -> None:
+    with Engine(chat_model) as other:
+        wanted = Sampling(60, 1.0, seed=21)
+        alone = say(engine, wanted)
+        both = [e.reply(e.prompt(HELLO), wanted) for e in (engine, other, engine, other)]
+        assert ["".join(d.text for d in reply) for reply in both] == [alone[0]] * 4
+        assert list(named([engine, other])) == [engine.name, f"{engine.name}-2"]
 
 
 def test_a_stop_string_ends_the_reply_and_frees_its_slot(engine: Engine) -> None:

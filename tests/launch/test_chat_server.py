@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -25,6 +26,7 @@ from fastapi.testclient import TestClient
 
 from configs.errors import InputError
 from launch.chat import engine as engine_module
+from launch.chat.backend import named
 from launch.chat.engine import Engine
 from launch.chat.listener import bind
 from launch.chat.reply import Reply
@@ -40,7 +42,7 @@ def url(engine: Engine) -> Iterator[str]:
     listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, model_name="tiny"), log_level="warning", timeout_graceful_shutdown=2
+            create_app({"tiny": engine}), log_level="warning", timeout_graceful_shutdown=2
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -59,75 +61,6 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 def ask(client: openai.OpenAI, **options: Any) -> Any:
     options = {"model": "tiny", "messages": HELLO, "max_tokens": 30, "seed": 4} | options
     return client.chat.completions.create(**options)
-
-
-def test_the_openai_client_gets_a_whole_completion(client: openai.OpenAI) -> None:
-    completion = ask(client)
-    choice = completion.choices[0]
-    assert completion.object == "chat.completion"
-    assert choice.message.role == "assistant"
-    assert choice.message.content
-    assert choice.finish_reason in ("stop", "length")
-    usage = completion.usage
-    assert 0 < usage.completion_tokens <= 30
-    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-
-
-def test_a_stream_adds_up_to_the_whole_completion(client: openai.OpenAI) -> None:
-    for seed in range(4):
-        whole = ask(client, seed=seed, temperature=1.3)
-        chunks = list(
-            ask(
-                client,
-                seed=seed,
-                temperature=1.3,
-                stream=True,
-                stream_options={"include_usage": True},
-            )
-        )
-        assert chunks[0].choices[0].delta.role == "assistant"
-        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-        assert text == whole.choices[0].message.content
-        reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
-        assert reasons[-1] == whole.choices[0].finish_reason
-        assert set(reasons[:-1]) == {None}
-        assert chunks[-1].usage == whole.usage
-        assert len({c.id for c in chunks}) == 1
-
-
-def test_the_stream_is_server_sent_events_that_end_with_done(url: str) -> None:
-    body = {"messages": HELLO, "max_tokens": 5, "seed": 1, "stream": True}
-    with httpx.stream("POST", url + CHAT, json=body) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        events = [line for line in answer.iter_lines() if line]
-    assert all(line.startswith("data: ") for line in events)
-    assert events[-1] == "data: [DONE]"
-    assert all(json.loads(line[6:])["choices"] for line in events[:-1])  # no usage unless asked
-
-
-def test_the_same_seed_gives_the_same_reply_and_another_one_another(client: openai.OpenAI) -> None:
-    texts = [ask(client, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
-    assert texts[0] == texts[1] != texts[2]
-
-
-def test_stop_strings_end_a_reply_streamed_or_not(client: openai.OpenAI) -> None:
-    whole = ask(client, max_tokens=60).choices[0].message.content
-    stop = [whole[6:9], "never said"]
-    cut = ask(client, max_tokens=60, stop=stop).choices[0]
-    assert (cut.message.content, cut.finish_reason) == (whole[: whole.index(stop[0])], "stop")
-    chunks = ask(client, max_tokens=60, stop=stop, stream=True)
-    assert "".join(c.choices[0].delta.content or "" for c in chunks) == cut.message.content
-
-
-def test_system_prompts_parts_and_developers_are_understood(client: openai.OpenAI) -> None:
-    def prompt_tokens(*messages: dict[str, Any]) -> int:
-        return ask(client, messages=list(messages), max_tokens=1).usage.prompt_tokens
-
-    parts = [{"type": "text", "text": "안"}, {"type": "text", "text": "녕"}]
-    assert prompt_tokens({"role": "user", "content": parts}) == prompt_tokens(*HELLO)
-    system = {"role": "system", "content": "짧게 답하라."}
-    assert prompt_tokens(system, *HELLO) > prompt_tokens(*HELLO)
-    assert prompt_tokens(system, *HELLO) == prompt_tokens({**system, "role": "developer"}, *HELLO)
 
 
 def test_models_and_health_say_what_is_served(client: openai.OpenAI, url: str) -> None:
@@ -173,8 +106,20 @@ BAD: list[tuple[Any, str | None]] = [
     ({"seed": "one"}, "seed"),
     ({"seed": 2**64}, "seed"),
     ({"stream": "yes"}, "stream"),
-    ({"n": 2}, "n"),
-    ({"logprobs": True}, "logprobs"),
+    ({"n": 0}, "n"),
+    ({"n": 33}, "n"),
+    ({"n": "2"}, "n"),
+    ({"logprobs": 2}, "logprobs"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"top_k": -2}, "top_k"),
+    ({"top_k": 1.5}, "top_k"),
+    ({"min_p": 1.1}, "min_p"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"truncate_prompt_turns": "yes"}, "truncate_prompt_turns"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"frequency_penalty": 0.5}, "frequency_penalty"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"messages": [{"role": "user", "content": "가" * 3000}]}, "messages"),
@@ -188,7 +133,7 @@ def test_a_bad_request_gets_a_400_that_names_the_field(
     if isinstance(body, dict) and body:
         body = {"messages": HELLO, **body}
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    with TestClient(create_app(engine, model_name="tiny")) as client:
+    with TestClient(create_app({"tiny": engine})) as client:
         answer = client.post(CHAT, content=content)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
@@ -235,7 +180,7 @@ def test_a_full_engine_answers_429_with_retry_after(
 
 
 def test_with_a_key_the_api_wants_it_and_the_page_does_not(engine: Engine) -> None:
-    with TestClient(create_app(engine, api_key="비밀", model_name="tiny")) as client:
+    with TestClient(create_app({"tiny": engine}, api_key="비밀")) as client:
         for headers in (
             {},
             {"Authorization": "Bearer wrong"},
@@ -254,7 +199,7 @@ def test_a_bug_shows_the_client_no_trace_and_no_path(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "prompt", lambda messages: 1 / 0)
-    app = create_app(engine, model_name="tiny")
+    app = create_app({"tiny": engine})
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post(CHAT, json={"messages": HELLO})
     assert answer.status_code == 500
@@ -267,13 +212,13 @@ def test_a_client_that_goes_away_frees_its_slot(
 ) -> None:
     host, port = url.removeprefix("http://").split(":")
     replies: list[Reply] = []
-    submit = engine.reply
+    submit = engine.replies
 
-    def remember(*request: Any) -> Reply:
-        replies.append(submit(*request))
-        return replies[-1]
+    def remember(*request: Any) -> list[Reply]:
+        replies.extend(submit(*request))
+        return replies[-1:]
 
-    monkeypatch.setattr(engine, "reply", remember)
+    monkeypatch.setattr(engine, "replies", remember)
     for seed in range(10):  # a random model may end a reply by itself before the client leaves
         connection = http.client.HTTPConnection(host, int(port), timeout=10)
         body = {"messages": HELLO, "stream": stream, "max_tokens": 480, "seed": seed}
@@ -350,12 +295,95 @@ SERVER = """
 import sys
 from pathlib import Path
 from launch.chat.engine import Engine
-from launch.chat.server import serve
+from launch.chat.serve import serve
 engine = Engine(Path(sys.argv[1]), threads=1)
 for _ in range(2):
-    serve(engine, port=0)
+    serve({"tiny": engine}, port=0)
 print("ended twice")
 """
+
+
+@pytest.mark.thorough
+def test_sigterm_lets_replies_finish_and_refuses_new_ones(chat_model: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "launch.cli", "chat", str(chat_model), "--serve", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as server:
+        assert server.stderr is not None
+        said = server.stderr.readline()
+        base = said.split()[3]
+        with contextlib.ExitStack() as running:
+            replies = []
+            for seed in range(4):  # a random model may end a reply by itself
+                body = {"messages": HELLO, "max_tokens": 480, "temperature": 2, "seed": seed}
+                stream = httpx.stream("POST", base + CHAT, json={**body, "stream": True})
+                replies.append(running.enter_context(stream).iter_lines())
+            for reply in replies:
+                next(reply)
+            server.send_signal(signal.SIGTERM)
+            refused = None
+            while refused is None and server.poll() is None:
+                answer = httpx.post(base + CHAT, json={"messages": HELLO, "max_tokens": 1})
+                refused = answer if answer.status_code == 503 else None
+            assert refused is not None, "the server ended at once"
+            assert refused.headers["retry-after"]
+            assert refused.json()["error"]["code"] == "server_ending"
+            ends = [[line for line in reply if line][-1] for reply in replies]
+        assert ends == ["data: [DONE]"] * 4
+        assert server.wait(timeout=30) == 0
+        assert "Traceback" not in server.stderr.read()
+
+
+def test_metrics_count_requests_tokens_and_time_in_prometheus_form(
+    engine: Engine, chat_model: Path
+) -> None:
+    app = create_app({"tiny": engine}, api_key="key")
+    with TestClient(app, headers={"Authorization": "Bearer key"}) as client:
+        answers = [
+            client.post(CHAT, json={"messages": HELLO, "max_tokens": 7, "stream": stream})
+            for stream in (False, True, False)
+        ]
+        made = sum(a.json()["usage"]["completion_tokens"] for a in (answers[0], answers[2]))
+        client.post(CHAT, json={})
+        client.get("/v1/nothing")
+        page = client.get("/metrics")
+        assert client.get("/metrics", headers={"Authorization": "none"}).status_code == 401
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    values = {}
+    for line in page.text.splitlines():
+        assert re.fullmatch(r"# (HELP|TYPE) .+|[a-z_]+({.+})? [-+0-9.e]+", line), line
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            values[name] = float(value)
+    assert values[f'malmoi_requests_total{{path="{CHAT}",status="200"}}'] == 3
+    assert values[f'malmoi_requests_total{{path="{CHAT}",status="400"}}'] == 1
+    assert values['malmoi_requests_total{path="other",status="404"}'] == 1
+    assert values["malmoi_generated_tokens_total"] >= made + 1
+    assert values["malmoi_prompt_tokens_total"] == 3 * len(
+        engine.prompt([{"role": "user", "text": "안녕"}])
+    )
+    assert values['malmoi_requests_running{model="tiny"}'] == 0
+    assert values["malmoi_first_token_seconds_count"] == 3
+    assert values['malmoi_first_token_seconds_bucket{le="+Inf"}'] == 3
+    later = values["malmoi_generated_tokens_total"] - 3
+    assert 0 < values["malmoi_token_seconds_count"] <= later  # a first piece may be two tokens
+
+
+def test_two_models_are_listed_and_chosen_by_name(engine: Engine, chat_model: Path) -> None:
+    with Engine(chat_model, threads=1) as other:
+        models = named([engine, other])
+        with TestClient(create_app(models)) as client:
+            listed = client.get("/v1/models").json()["data"]
+            assert [card["id"] for card in listed] == [engine.name, f"{engine.name}-2"]
+            for name in (*models, None):
+                body = {"messages": HELLO, "max_tokens": 3, "seed": 1, "model": name}
+                assert client.post(CHAT, json=body).json()["model"] == name or engine.name
+            missing = client.post(CHAT, json={"messages": HELLO, "model": "tiny-3"})
+            assert missing.status_code == 404
+            assert f"{engine.name}-2" in missing.json()["error"]["message"]
 
 
 @pytest.mark.thorough
