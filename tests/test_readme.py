@@ -112,6 +112,9 @@ def test_the_server_and_curl_of_the_readme_work_together(place: Path) -> None:
             assert server.poll() is None and time.monotonic() < deadline, answer.stderr
             time.sleep(0.5)
         assert '"assistant"' in answer.stdout and '"usage"' in answer.stdout
+        (client,) = [body for body in blocks("README.md", "python") if "OpenAI(" in body]
+        done = subprocess.run([sys.executable, "-c", client], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -127,6 +130,8 @@ def test_the_yaml_of_the_readme_is_a_valid_config(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     for body in blocks("README.md", "python"):
+        if "OpenAI(" in body:  # with the server, above
+            continue
         done = subprocess.run(
             [sys.executable, "-c", body], cwd=tmp_path, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},

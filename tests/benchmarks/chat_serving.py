@@ -254,14 +254,14 @@ def long_prompt(port: int) -> None:
         return min(once(tokens), once(tokens + 1))
 
     prefill = alone(4000)
-    chunk = prefill - alone(4000 - CHUNK)  # the last one, which looks back on all the others
+    chunk = (prefill - alone(4000 - 4 * CHUNK)) / 4  # of the last four, which look back furthest
     running, began, ended = asyncio.run(run())
     calm, beside = [], []
     for stream in running:
         for before, after in zip(stream.times, stream.times[1:], strict=False):
             (beside if after > began and before < ended else calm).append(after - before)
     print(
-        f"4,000-token prompt   alone {prefill:.2f} s, its last chunk of {CHUNK} {1000 * chunk:.0f} ms; "
+        f"4,000-token prompt   alone {prefill:.2f} s, a late chunk of {CHUNK} {1000 * chunk:.0f} ms; "
         f"waits of 4 running streams: calm {1000 * median(calm):.0f} ms, beside it median "
         f"{1000 * median(beside):.0f}, longest {1000 * max(beside):.0f} ms   "
         f"added wait / chunk {(max(beside) - median(calm)) / chunk:.2f} longest, "

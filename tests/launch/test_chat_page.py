@@ -722,7 +722,7 @@ TALK = [
 def test_the_pictures_of_the_page(tmp_path: Path, open_page: Open) -> None:
     """Renews README's picture, and with `MALMOI_SCREENSHOTS=FOLDER` writes every view for looking at.
 
-    MALMOI_SCREENSHOT=launch/chat/screenshot.png pytest tests/launch/test_chat_page.py -k pictures
+    MALMOI_SCREENSHOT=.github/chat.png pytest tests/launch/test_chat_page.py -k pictures
 
     The replies are real: a model of 0.6 M weights that learned this dialogue by heart, on the spot.
     """
