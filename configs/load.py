@@ -287,16 +287,16 @@ def _outputs(value: Any) -> Any:
 
 
 def changed_keys(old: Any, new: Any, above: str = "") -> list[str]:
-    """Dotted keys in which two results of `output_keys` differ, in the order of `new`."""
+    """Dotted keys in which two results of `output_keys` differ, in the order of `new`.
+
+    One that is missing is one that is null: a key that the program has learned since, left out.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*new, *(name for name in old if name not in new)]
-        missing = object()
         return [
             key
             for name in names
-            for key in changed_keys(
-                old.get(name, missing), new.get(name, missing), f"{above}{name}."
-            )
+            for key in changed_keys(old.get(name), new.get(name), f"{above}{name}.")
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [

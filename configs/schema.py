@@ -580,9 +580,10 @@ class Phase(Section):
     name: str = Field(
         description="name in logs and metrics", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
     )
-    objective: Literal["pretrain", "chat"] = Field(
+    objective: Literal["pretrain", "chat", "preference"] = Field(
         "pretrain",
-        description="pretrain: loss on every token; chat: on the assistant's tokens only",
+        description="pretrain: loss on every token; chat: on the assistant's tokens only; preference: "
+        "the chosen of two answers over the rejected one (DPO, extra align), after all other phases",
     )
     train: Literal["all"] | list[TrainGroup] = Field(
         "all",
@@ -611,6 +612,34 @@ class Phase(Section):
         "most passes over a source in this phase, of all or by source ({ko: 4}); more is "
         "refused. Left out: a warning above 4",
     )
+    beta: float | None = Field(
+        None,
+        gt=0,
+        description="how closely a preference phase keeps to the model it began with: larger is closer; "
+        "default there: 0.1",
+    )
+
+    @model_validator(mode="after")
+    def _preference_by_its_own_keys(self) -> Phase:
+        if self.objective != "preference":
+            if self.beta is not None:
+                raise ValueError("beta: belongs to a phase of objective preference; leave it out")
+            return self
+        if self.epochs is None:
+            raise ValueError(
+                "epochs: a preference phase is measured in passes over its pairs; give them"
+            )
+        if self.train != "all":
+            raise ValueError("train: a preference phase trains all of the model; leave it out")
+        if isinstance(self.global_batch_tokens, GrowingBatch):
+            raise ValueError(
+                "global_batch_tokens: does not grow in a preference phase; give one number"
+            )
+        if self.max_epochs is not None:
+            raise ValueError(
+                "max_epochs: a preference phase is as long as its epochs; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _length_and_shares(self) -> Phase:
@@ -735,6 +764,28 @@ class Pretrain(Section):
     guard: Guard = Field(default_factory=Guard, description="jumps of loss and gradient")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out bits per byte")
     phases: list[Phase] = Field(min_length=1, description="the whole training, in order")
+
+    @property
+    def token_phases(self) -> list[Phase]:
+        """The phases that read token shards, all before those of preference."""
+        return [phase for phase in self.phases if phase.objective != "preference"]
+
+    @property
+    def preference_phases(self) -> list[Phase]:
+        """The last phases, on pairs of answers."""
+        return [phase for phase in self.phases if phase.objective == "preference"]
+
+    @model_validator(mode="after")
+    def _preference_last(self) -> Pretrain:
+        kinds = [phase.objective for phase in self.phases]
+        first = kinds.index("preference") if "preference" in kinds else len(kinds)
+        behind = [phase for phase in self.phases[first:] if phase.objective != "preference"]
+        if behind:
+            raise ValueError(
+                f"phases: {behind[0].name} (objective {behind[0].objective}) stands behind "
+                f"{self.phases[first].name}, a preference phase; put preference phases last"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offload_with_its_stage(self) -> Pretrain:

@@ -2,7 +2,8 @@
 
 In: three models, ratios, perhaps dialogues. Out: one model folder, a table where there were several
 ratios, and the command that talks to it. Several are judged by bits per byte of what the assistant says in
-dialogues none of them was trained on; at most two of the candidates are on disk at a time.
+dialogues none of them was trained on, the figure that `malmoi evaluate --chat` prints; at most two of the
+candidates are on disk at a time.
 """
 
 from __future__ import annotations
@@ -55,15 +56,10 @@ def chat_vector(
             made = add_chat_vector(continued, instruct, base, ratios[0], out, log=console.log)
             bits: dict[float, float] = {}
         else:
-            from pretrain.evaluation.measure import choose, measure
+            from pretrain.evaluation.dialogues import choose_dialogues, read_dialogues
 
-            own = not dialogues
-            rows = choose(judged, split="heldout" if own else None, most=kilobytes * 1000 or None)
-            rows = [row for row in rows if row["kind"] == "chat"]
-            if not rows:
-                raise InputError(
-                    f"{judged[0]}: holds no dialogue; name some with --dialogues (format: messages)"
-                )
+            split = None if dialogues else "heldout"
+            rows = choose_dialogues(judged, split=split, most=kilobytes * 1000 or None)
             bits = {}
             out.parent.mkdir(parents=True, exist_ok=True)
             best = out.with_name(f"{out.name}.best.tmp")
@@ -72,9 +68,7 @@ def chat_vector(
                 place = out.with_name(f"{out.name}.ratio-{ratio:g}.tmp")
                 shutil.rmtree(place, ignore_errors=True)
                 one = add_chat_vector(continued, instruct, base, ratio, place, log=console.log)
-                said = [m for m in measure(str(place), rows, log=console.log) if m.source]
-                size = sum(m.bytes for m in said)
-                bits[ratio] = sum(m.bits_per_byte * m.bytes for m in said) / size
+                bits[ratio] = read_dialogues(place, rows, log=console.log).bits_per_byte
                 if bits[ratio] == min(bits.values()):
                     shutil.rmtree(best, ignore_errors=True)
                     place.rename(best)

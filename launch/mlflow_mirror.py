@@ -246,6 +246,24 @@ class Mirror:
         child["offset"] += whole
         child["line"] = _digest(content[:whole].splitlines()[-1])
 
+    def _preference(self, stage: str, at: int) -> None:
+        """The steps of preference phases, once they are all done; sent again they are the same."""
+        if stage != "pretrain":
+            return
+        from mlflow.entities import Metric
+
+        batch: list[Metric] = []
+        for path in sorted((self.folder / "pretrain" / "preference").glob("*/metrics.jsonl")):
+            for line in path.read_bytes().splitlines():
+                record = _entry(line, needs="loss") or {}
+                batch += [
+                    Metric(f"{record['phase']}/{key}", float(value), at, int(record["step"]))
+                    for key, value in record.items()
+                    if key not in ("step", "phase")
+                ]
+        for first in range(0, len(batch), BATCH):
+            self.client.log_batch(self._child(stage), metrics=batch[first : first + BATCH])
+
     def _has(
         self, run: str, key: str, value: float, step: int, known: dict[str, set[tuple[int, float]]]
     ) -> bool:
@@ -262,6 +280,7 @@ class Mirror:
             return
         child = self._child(stage)
         self._metrics(stage, at, None)
+        self._preference(stage, at)
         self._inputs(child, stage, entry["inputs"])
         if (
             _digest_now(self.folder, stage) == entry["digest"]

@@ -153,7 +153,9 @@ def _summary(folder: Path) -> str:
             saved(report),
         )
     if report := done.get("pretrain"):
-        first, last = report["phases"][0]["loss_first"], report["phases"][-1]["loss_last"]
+        tuned = report.get("preference", [])  # their loss is another's
+        phases = report["phases"][: len(report["phases"]) - len(tuned)] or report["phases"]
+        first, last = phases[0]["loss_first"], phases[-1]["loss_last"]
         before, after = (report["bits_per_byte"].get(when, {}) for when in ("before", "after"))
         bits = "; ".join(
             f"{name} {before[name]:.2f} → {after[name]:.2f}"
@@ -166,6 +168,13 @@ def _summary(folder: Path) -> str:
             f"loss {last:.2f}",
             f"{amount(report['tokens'])} tokens; bits per byte {bits or '–'}",
         )
+        for one in tuned:
+            was, now = (one[when] or {} for when in ("before", "after"))
+            judged = "no pair held out"
+            if was and now:
+                judged = f"{now['pairs']} held-out pairs, margin {now['margin']:+.3f}"
+            right = [f"{100 * x['ranking_accuracy']:.0f} % right" if x else "–" for x in (was, now)]
+            rows.append([f"  {one['name']}", *right, judged, duration(one["seconds"])])
     if not rows:
         return ""
     return "\n" + table(["stage", "before", "after", "what happened", "time"], rows) + "\n"

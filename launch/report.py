@@ -1,7 +1,7 @@
 """report.html: one page that shows what a run did, from the files of its run folder.
 
 Comes in: config.yaml, lineage.json, the stages' report.json, tokenizer/new_tokens.tsv,
-pretrain/metrics.jsonl, evaluations.json and replies.json, each of which may be missing (a section that has not run
+pretrain/metrics.jsonl (and those of preference phases), evaluations.json and replies.json, each of which may be missing (a section that has not run
 says so) or cut off in mid-write (the page names the file and goes on). Goes out: a page that asks
 nothing of the network or of a script, so it can be mailed, archived and opened years later. The
 price is that charts do not zoom; metrics.jsonl and MLflow hold every step.
@@ -21,8 +21,10 @@ from configs.files import write_text
 from launch.charts import share_bar
 from launch.console import amount, duration
 from launch.figures import entries, entry, number
+from launch.section_dialogues import dialogues
 from launch.section_documents import documents
 from launch.section_lineage import headline, lineage
+from launch.section_preference import preference
 from launch.section_scores import scores
 from launch.section_tokenizer import tokenizer
 from launch.section_training import training
@@ -41,6 +43,7 @@ class RunFiles:
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     new_tokens: list[dict[str, str]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    preference: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     replies: list[dict[str, Any]] = field(default_factory=list)
     evaluations: Any = None
     problems: list[str] = field(default_factory=list)
@@ -74,6 +77,10 @@ def read(folder: Path) -> RunFiles:
             files.reports[stage] = report
     files.new_tokens = _table(_text(files, "tokenizer/new_tokens.tsv") or "")
     files.metrics = _lines(files, "pretrain/metrics.jsonl")
+    for path in sorted((folder / "pretrain" / "preference").glob("[0-9]*/metrics.jsonl")):
+        if path.parent.name.isdigit():
+            name = f"pretrain/preference/{path.parent.name}/metrics.jsonl"
+            files.preference[path.parent.name] = _lines(files, name)
     files.replies = entries(_json(files, "replies.json"))
     files.evaluations = _json(files, "evaluations.json")
     return files
@@ -98,7 +105,9 @@ def render(files: RunFiles) -> str:
         documents=documents(reports.get("dedup")),
         tokenizer=tokenizer(reports.get("tokenizer"), files.new_tokens),
         training=training(reports.get("pretrain"), files.metrics, files.config),
+        preference=preference(reports.get("pretrain"), files.preference),
         scores=scores(files.evaluations, reports.get("pretrain")),
+        dialogues=dialogues(files.evaluations, reports.get("pretrain")),
         replies=[
             {"prompt": str(turn.get("prompt") or ""), "reply": str(turn.get("reply") or "")}
             for turn in files.replies

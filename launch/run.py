@@ -38,7 +38,7 @@ class Decision:
     """What is to be done about a stage, and why.
 
     action: "skip" (finished, unchanged), "start", "resume" (killed half way, unchanged) or "again"
-    (something changed: the earlier output is set aside first).
+    (something changed: the earlier output is set aside first). aside: only these folders of it.
     """
 
     stage: str
@@ -46,6 +46,7 @@ class Decision:
     reasons: tuple[str, ...] = ()
     keys: Entry = field(default_factory=dict, repr=False)
     inputs: Entry = field(default_factory=dict, repr=False)
+    aside: tuple[str, ...] = ()
 
     def line(self) -> str:
         said = {
@@ -77,7 +78,12 @@ def decide(config: Config, lineage: Lineage, stage: str) -> Decision:
         f"{key} changed: {_value(earlier['keys'], key)} → {_value(keys, key)}"
         for key in changed_keys(earlier["keys"], keys)
     ]
-    reasons += changes(earlier["inputs"], inputs)
+    changed_inputs = changes(earlier["inputs"], inputs)
+    reasons += changed_inputs
+    if reasons and not changed_inputs and _only_preference(earlier["keys"], keys):
+        # the phases before are as they were: their weights are gone on from
+        aside = ("pretrain/preference", "pretrain/report.json", "model")
+        return Decision(stage, "again", tuple(reasons), keys, inputs, aside)
     if reasons:
         return Decision(stage, "again", tuple(reasons), keys, inputs)
     if earlier["status"] != "done":
@@ -87,6 +93,18 @@ def decide(config: Config, lineage: Lineage, stage: str) -> Decision:
         why = (f"{gone[0]} is gone" + (f" and {len(gone) - 1} more" if len(gone) > 1 else ""),)
         return Decision(stage, "again", why, keys, inputs)
     return Decision(stage, "skip", (), keys, inputs)
+
+
+def _only_preference(before: Entry, now: Entry) -> bool:
+    """Whether two trainings with other phases differ in their preference phases alone."""
+    if "pretrain" not in now:
+        return False
+    others = [
+        {**keys, "pretrain": {**keys["pretrain"], "phases": kept}}
+        for keys in (before, now)
+        if (kept := [p for p in keys["pretrain"]["phases"] if p.get("objective") != "preference"])
+    ]
+    return len(others) == 2 and not changed_keys(others[0], others[1])
 
 
 def dry_run(config: Config, folder: Path, stages: Sequence[str]) -> list[str]:
@@ -159,7 +177,7 @@ def _run_one(
     """Run or resume one stage, with its log, its time and its entry in lineage.json."""
     stage, folder = decision.stage, lineage.folder
     if decision.action == "again":
-        _set_aside(folder, stage, console)
+        _set_aside(folder, decision.aside or FOLDERS[stage], console)
     if stage == "pretrain":  # they are what the model before this one said
         (folder / "replies.json").unlink(missing_ok=True)
     lineage.begin(stage, decision.keys, decision.inputs)
@@ -233,9 +251,9 @@ def _outputs(folder: Path, stage: str) -> list[Path]:
     return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
 
-def _set_aside(folder: Path, stage: str, console: Console) -> None:
-    """Rename a stage's folders to `<name>.before-<n>`."""
-    for name in FOLDERS[stage]:
+def _set_aside(folder: Path, names: Sequence[str], console: Console) -> None:
+    """Rename folders of a run to `<name>.before-<n>`."""
+    for name in names:
         path = folder / name
         if path.exists():
             number = 1

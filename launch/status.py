@@ -251,6 +251,15 @@ def _training(folder: Path) -> dict[str, Any]:
             name: record.get(name)
             for name in ("phase", "step", "loss", "tokens", "tokens_per_second")
         }
+    tuned = sorted((stage / "preference").glob("*/metrics.jsonl"))
+    if tuned and tuned[-1].stat().st_mtime >= (metrics.stat().st_mtime if metrics.is_file() else 0):
+        later = next((r for r in _last(tuned[-1]) if "loss" in r), None)
+        if later is not None:  # steps of a preference phase are counted from 1
+            metrics, record = tuned[-1], later
+            found = {
+                name: record.get(name)
+                for name in ("phase", "step", "loss", "tokens", "tokens_per_second")
+            }
     progress = next((r for r in _last(stage / ".progress.jsonl") if r.get("unit") == "steps"), None)
     if progress is not None:
         done, total = progress.get("done"), progress.get("total")
@@ -286,6 +295,12 @@ def _last(path: Path) -> list[dict[str, Any]]:
 
 
 def _checkpoint(folder: Path) -> str | None:
+    tuned = [
+        mark.parent for mark in (folder / "pretrain").glob("preference/*/checkpoint-*/malmoi.json")
+    ]
+    if tuned:  # of a preference phase, which comes after all others
+        newest = max(tuned, key=lambda path: (path.parent.name, int(path.name.partition("-")[2])))
+        return str(newest.relative_to(folder / "pretrain"))
     try:
         name = (folder / "pretrain" / "checkpoints" / "latest").read_text().strip()
     except (OSError, ValueError):

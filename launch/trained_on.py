@@ -65,11 +65,15 @@ def trained_on(run: Path, wanted: Collection[tuple[str, str]]) -> list[Trained]:
     config = load(str(run / "config.yaml"))
     if config.pretrain is None:
         return []
+    from launch.trained_on_pairs import trained_on_pairs
+
+    pairs = trained_on_pairs(run, config, wanted)
     rows, counted = _rows(run, config, wanted)
     if not rows:
-        return []
+        return pairs
     steps = _Steps(run, config, counted)
-    return [steps.of(source, id, split, row) for (source, id), (split, row) in sorted(rows.items())]
+    ordered = sorted(rows.items())
+    return [*(steps.of(source, id, split, row) for (source, id), (split, row) in ordered), *pairs]
 
 
 # ── from ids to places in the shards ────────────────────────────────────────────────────────────
@@ -144,7 +148,7 @@ class _Steps:
             else:
                 self.works = [
                     make_work(config, self.tokens, number, 1)
-                    for number in range(len(config.pretrain.phases))
+                    for number in range(len(config.pretrain.token_phases))
                 ]
         except (OSError, ValueError, KeyError, InputError):
             self.problem = "its token shards are gone or not whole"
@@ -159,7 +163,8 @@ class _Steps:
         known = Trained(str(self.run), id, source, tokenizer=tokenizer)
         if split != "train":
             return replace(known, why="it is held out: evaluated on, never trained on")
-        naming = [n for n, phase in enumerate(pretrain.phases) if phase.mixture.get(source, 0) > 0]
+        phases = pretrain.token_phases
+        naming = [n for n, phase in enumerate(phases) if phase.mixture.get(source, 0) > 0]
         if not naming:
             return replace(known, why="no phase reads its source")
         if self.problem:

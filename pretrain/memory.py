@@ -59,6 +59,8 @@ def memory(
     """Bytes of one of `ranks` ranks in a phase; `width`: bytes of a weight (2 for bf16, 4 for fp32)."""
     length = phase.sequence_length or pretrain.sequence_length
     tokens = pretrain.micro_batch * length // pretrain.sequence_parallel
+    if phase.objective == "preference":  # both dialogues of a pair, and sequences are not shared
+        tokens = 2 * pretrain.micro_batch * length
     learning = shape.learning(phase.train)
     share = ranks if zero_stage >= 1 else 1
     weights = shape.total * width
@@ -76,7 +78,7 @@ def memory(
     activations = _activations(shape, tokens, width, saved, pretrain.activation_checkpointing)
     logits = _logits(
         shape,
-        pretrain.loss,
+        "chunked" if phase.objective == "preference" else pretrain.loss,
         tokens,
         width,
         _head_rows(shape, phase),

@@ -119,7 +119,7 @@ def check_phases(pretrain: Pretrain, tokens: Tokens, longest: int | None, new_to
                 for group in phase.train
                 if group.endswith(".new_rows")
             ]
-        for source, share in phase.mixture.items():
+        for source, share in phase.mixture.items() if phase.objective != "preference" else ():
             where = f"pretrain.phases.{number}.mixture.{source}"
             documents = tokens.sets.get((source, "train"))
             if documents is None:
@@ -154,6 +154,8 @@ def batch_mistakes(pretrain: Pretrain, number: int, length: int) -> list[str]:
         ]
     batch = phase.global_batch_tokens or pretrain.global_batch_tokens
     smallest = batch.start if isinstance(batch, GrowingBatch) else batch
+    if phase.objective == "preference":  # a step is one pair at least
+        return []
     if smallest < length:
         return [
             f"{key}.global_batch_tokens: {smallest:,} tokens are not one sequence of {length:,}; "
@@ -274,5 +276,8 @@ def repeated_sources(work: Work) -> str | None:
 
 
 def identity(config: Config, tokens: Tokens) -> str:
-    """A digest of everything that decides the losses, except how many ranks compute them how."""
+    """A digest of everything that decides the losses, except how many ranks compute them how.
+
+    Preference phases are not in it: theirs comes after (preference/tune.py).
+    """
     return identify(config, tokens).digest

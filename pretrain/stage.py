@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,9 @@ from pretrain.checkpoints.identity import identify
 from pretrain.data.same_data import open_same_tokens
 from pretrain.data.token_shards import write_tokens
 from pretrain.data.tokens import Tokens, open_tokens
-from pretrain.phases import (
-    PhaseReport,
-    check_phases,
-    identity,
-    make_work,
-    pair_forms,
-    repeated_sources,
-)
+from pretrain.phases import PhaseReport, check_phases, make_work, pair_forms, repeated_sources
+from pretrain.preference.phases import prepare_choices, stage_identity, tune_all
+from pretrain.preference.tune import PreferenceReport
 from pretrain.weights.model import count_stored_parameters, read_rows, write_base
 from pretrain.weights.trainable import check_train
 from pretrain.zero import process_group, quiet_deepspeed
@@ -44,7 +39,8 @@ from tokenizer.load import load_tokenizer
 class Report:
     """What the stage did; also `pretrain/report.json`.
 
-    seconds: of training, over all attempts. bits_per_byte: {"before" | "after": {source or language:
+    phases: all of them; the loss of a preference phase is DPO's. preference: more of those, in order.
+    tokens, seconds, bits_per_byte: of the others. seconds: of training, over all attempts. bits_per_byte: {"before" | "after": {source or language:
     bits}}. resumed: how often training went on from a checkpoint. steps_left_out: after jumps of the
     loss, as `pretrain.guard` asks for.
     """
@@ -61,6 +57,7 @@ class Report:
     dtype: str
     identity: str
     steps_left_out: int = 0
+    preference: list[PreferenceReport] = field(default_factory=list)
 
 
 def _places(config: Config, folder: Path) -> tuple[Sequence[str | Path], Path]:
@@ -117,28 +114,31 @@ def prepare(config: Config, folder: Path, *, log: Log | None = None) -> None:
     pairs = pair_forms(config)
     write_tokens(documents, tokenizer, tokenizer_file, stage / "tokens", pairs=pairs, log=log)
     tokens = open_tokens(stage / "tokens", verify=True)
+    prepare_choices(config, documents, tokenizer, tokens, stage, log)
     model_config = AutoConfig.from_pretrained(str(stage / "base")).get_text_config()
     longest = getattr(model_config, "max_position_embeddings", None)
     check_phases(pretrain, tokens, longest, rows.vocabulary - rows.base)
     check_train(pretrain, stage / "base")
-    for number in range(len(pretrain.phases)):
-        log(Progress("pretrain", "pack", number, len(pretrain.phases), "phases"))
+    packed = len(pretrain.token_phases)
+    for number in range(packed):
+        log(Progress("pretrain", "pack", number, packed, "phases"))
         warning = repeated_sources(make_work(config, tokens, number, 1))
         if warning is not None:
             log(Progress("pretrain", "warning", 1, 1, "", warning))
-    log(Progress("pretrain", "pack", len(pretrain.phases), len(pretrain.phases), "phases"))
+    log(Progress("pretrain", "pack", packed, packed, "phases"))
     if pretrain.start_from is not None:
         own = identify(config, tokens)
         fork(pretrain.start_from, stage, own, lambda n: make_work(config, tokens, n, 1).steps)
-    write_json(stage / "prepared.json", {"identity": identity(config, tokens)})
+    write_json(stage / "prepared.json", {"identity": stage_identity(config, tokens, stage)})
 
 
 def _prepared(config: Config, folder: Path) -> bool:
     stage = folder / "pretrain"
     try:
         tokens = open_tokens(stage / "tokens")
-        return bool(read_json(stage / "prepared.json")["identity"] == identity(config, tokens))
-    except (OSError, ValueError):
+        own = stage_identity(config, tokens, stage)
+        return bool(read_json(stage / "prepared.json")["identity"] == own)
+    except (OSError, ValueError, InputError):
         return False
 
 
@@ -149,10 +149,15 @@ def _finished(config: Config, folder: Path) -> Report | None:
         return None
     values = read_json(path)
     tokens = open_tokens(folder / "pretrain" / "tokens")
-    if values["identity"] != identity(config, tokens):
+    try:
+        own = stage_identity(config, tokens, folder / "pretrain")
+    except InputError:  # the encoded pairs were removed: they are made again
+        return None
+    if values["identity"] != own:
         return None
     phases = [PhaseReport(**phase) for phase in values.pop("phases")]
-    return Report(**values, phases=phases)
+    preference = [PreferenceReport.of(phase) for phase in values.pop("preference", [])]
+    return Report(**values, phases=phases, preference=preference)
 
 
 def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
@@ -187,12 +192,14 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
         tokens = open_same_tokens(config, stage / "tokens", ranks)
         trainer = Trainer(config, stage, tokens, ranks, log)
         weights, phases = trainer.run()
+        tokenizer = load_tokenizer(tokenizer_folder)
+        weights, preference = tune_all(config, stage, weights, tokens, tokenizer, ranks, log)
         rows = read_rows(stage / "base")
         state = trainer.state
         report = Report(
             parameters=count_stored_parameters(weights),
             vocab_size=rows.total,
-            phases=phases,
+            phases=[*phases, *(one.as_phase() for one in preference)],
             tokens=state.tokens,
             seconds=round(state.seconds, 2),
             bits_per_byte=_scores(stage / "metrics.jsonl"),
@@ -200,8 +207,9 @@ def run(config: Config, folder: Path, *, log: Log | None = None) -> Report:
             world_size=ranks.world_size,
             zero_stage=state.zero_stage,
             dtype=str(trainer.dtype).removeprefix("torch."),
-            identity=state.identity,
+            identity=stage_identity(config, tokens, stage),
             steps_left_out=sum(e.last_step - e.first_step + 1 for e in state.left_out),
+            preference=preference,
         )
         if ranks.first:
             _export(config, folder, tokens, tokenizer_folder, weights, report, log)
@@ -231,6 +239,8 @@ def _export(
 
 def _scores(metrics: Path) -> dict[str, dict[str, float]]:
     """The first and the last evaluation in metrics.jsonl."""
+    if not metrics.is_file():  # only preference phases
+        return {"before": {}, "after": {}}
     entries: list[dict[str, Any]] = [
         json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()
     ]

@@ -104,7 +104,7 @@ class Trainer:
         self.saver.send_again()
         try:
             with stop_requests() as request:
-                while (index := len(history.finished())) < len(self.pretrain.phases):
+                while (index := len(history.finished())) < len(self.pretrain.token_phases):
                     with suppress(RolledBack):  # the same phase again, from an earlier step
                         self._run_phase(index, request)
                     gc.collect()  # an engine must be gone before the next one is made
@@ -114,7 +114,7 @@ class Trainer:
             raise
         self.saver.close(stopped=False)
         self._tell()
-        return history.weights(len(self.pretrain.phases)), history.reports()
+        return history.weights(len(self.pretrain.token_phases)), history.reports()
 
     def _run_phase(self, index: int, request: StopRequest) -> None:
         """One phase, from its start or a checkpoint inside it, to its weights on disk."""

@@ -48,7 +48,7 @@ class History:
 
     def finished(self) -> list[dict[str, Any]]:
         """What was recorded of the phases whose weights are on disk and belong to this run."""
-        for number in range(len(self._pretrain.phases), 0, -1):
+        for number in range(len(self._pretrain.token_phases), 0, -1):
             path = self.weights(number) / FINISHED
             if path.is_file():
                 entries: list[dict[str, Any]] = read_json(path)

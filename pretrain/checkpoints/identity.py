@@ -55,6 +55,8 @@ def identify(config: Config, tokens: Tokens) -> Identity:
         "tokenizer",
     ):  # where they lie; what they hold is in the tokens
         settings.pop(name, None)
+    # a preference phase comes after all of this, and has an identity of its own
+    settings["phases"] = [p for p in settings["phases"] if p["objective"] != "preference"]
     # through JSON, as a checkpoint's own have been: tuples are lists there
     settings = json.loads(json.dumps(settings))
     return Identity(config.seed, tokens.digest, tokens.tokenizer_sha256, settings)

@@ -55,7 +55,7 @@ def open_same_tokens(config: Config, folder: Path, ranks: Ranks) -> Tokens:
     """
 
     assert config.pretrain is not None
-    phases = config.pretrain.phases
+    phases = config.pretrain.token_phases
     tokens = on_every_rank(lambda: open_tokens(folder, verify=ranks.local_rank == 0))
     settings = identify(
         config, tokens

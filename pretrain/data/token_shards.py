@@ -214,13 +214,14 @@ def write_tokens(
         {"key": job.key, "file": job.share.file.name, "sets": record["sets"]}
         for job, record in entries
     ]
-    if not any(shard["sets"] for shard in described):
-        raise InputError(
-            f"{paths[0]}: no document to train on; loosen the filters, or name other documents"
-        )
     skipped: Counter[str] = Counter()
     for _, record in entries:
         skipped.update(record["skipped"])
+    # preferences are documents, too, which another phase reads by itself
+    if not any(shard["sets"] for shard in described) and not skipped["preference"]:
+        raise InputError(
+            f"{paths[0]}: no document to train on; loosen the filters, or name other documents"
+        )
     manifest = {
         "version": VERSION,
         "tokenizer_sha256": tokenizer_digest,

@@ -63,6 +63,7 @@ def choose(
     *,
     split: str | None = "heldout",
     most: int | None = BYTES_PER_SOURCE,
+    kinds: Sequence[str] = ("text", "parallel", "chat"),
 ) -> list[Row]:
     """Whole documents of each source, drawn by a hash of their ids until `most` bytes are full.
 
@@ -76,9 +77,7 @@ def choose(
     full: dict[str, int] = {}
     columns = ("id", "kind", "text", "segments", "source", "language")
     number = 0
-    for batch in read_documents(
-        documents, split=split, kinds=("text", "parallel", "chat"), columns=columns
-    ):
+    for batch in read_documents(documents, split=split, kinds=kinds, columns=columns):
         for row in batch.to_pylist():
             size = trained_bytes(row)
             if not size:

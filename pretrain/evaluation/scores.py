@@ -11,7 +11,7 @@ are dropped, not shown beside a new one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +43,7 @@ def read_scores(run: Path) -> Entry:
     """What is noted of the run's present model; an empty record where nothing is."""
     identity = read_json(run / "pretrain" / "report.json").get("identity")
     empty: Entry = {"identity": identity, "bits_per_byte": [], "against": None, "tasks": []}
+    empty["chat"] = None
     path = run / FILE
     if not path.is_file():
         return empty
@@ -83,11 +84,31 @@ def note_scores(
         kept = [one for one in found["tasks"] if _same(one) not in added]
         found["tasks"] = [*kept, *added.values()]
         found["lm_eval"] = _lm_eval()
+    _write(run, found)
+    return found
+
+
+def note_dialogues(
+    run: Path, way: Entry, figures: Entry, beside: Mapping[str, Entry] | None = None
+) -> Entry:
+    """Add what `malmoi evaluate --chat` found; what is noted now.
+
+    way: of what, and how it was measured. beside: figures of other models by name; they join those that
+    were noted before, where those were found in the same way.
+    """
+    found = read_scores(run)
+    before = found["chat"] or {}
+    others = dict(before.get("against") or {}) if before.get("way") == way else {}
+    found["chat"] = {"way": way, "figures": figures, "against": {**others, **(beside or {})}}
+    _write(run, found)
+    return found
+
+
+def _write(run: Path, found: Entry) -> None:
     write_json(run / FILE, found)
     card = run / "model" / "README.md"
     if card.is_file():
         write_text(card, with_scores(card.read_text(encoding="utf-8"), found))
-    return found
 
 
 def _key(one: Entry) -> str:
@@ -163,7 +184,8 @@ def with_scores(card: str, found: Entry) -> str:
 
 
 def _section(found: Entry) -> list[str]:
-    if not found["bits_per_byte"] and not found["tasks"]:
+    chat = found.get("chat")
+    if not found["bits_per_byte"] and not found["tasks"] and not chat:
         return []
     lines = [TITLE, ""]
     if found["bits_per_byte"]:
@@ -186,6 +208,42 @@ def _section(found: Entry) -> list[str]:
         lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
         lines += [f"| {' | '.join(task_cells(one))} |" for one in shown_tasks(found)]
         lines.append("")
+    return lines + (_dialogue_section(chat) if chat else [])
+
+
+def _dialogue_section(chat: Entry) -> list[str]:
+    """What the model makes of held-out dialogues, beside the others that were asked."""
+    way, others = chat["way"], chat["against"]
+    said = (
+        f"Held-out dialogues: {way['dialogues']:,}, {way['bytes'] / 1000:,.0f} KB by the assistant"
+    )
+    if way["replies"]:
+        said += f"; {way['replies']} greedy replies of at most {way['max_new_tokens']} tokens"
+    lines = [f"{said}:", "", f"| | {' | '.join([*others, 'this model'])} |"]
+    lines.append("| --- |" + " ---: |" * (len(others) + 1))
+    for name, cells in dialogue_lines([*others.values(), chat["figures"]]):
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return [*lines, ""]
+
+
+DIALOGUE_FIGURES = {
+    "bits_per_byte": ("bits per byte of the assistant", "{:.4f}"),
+    "distinct_1": ("distinct-1 (eojeol)", "{:.3f}"),
+    "distinct_2": ("distinct-2", "{:.3f}"),
+    "korean": ("letters that are Hangul", "{:.1%}"),
+    "stopped": ("replies that end by themselves", "{:.1%}"),
+    "length": ("median length, characters", "{:,.0f}"),
+    "empty": ("replies without a word", "{:,.0f}"),
+}
+
+
+def dialogue_lines(models: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """(what it is, a cell a model) for each figure that one of them has."""
+    lines = []
+    for key, (label, form) in DIALOGUE_FIGURES.items():
+        values = [one.get(key) for one in models]
+        if any(value is not None for value in values):
+            lines.append((label, ["–" if v is None else form.format(v) for v in values]))
     return lines
 
 

@@ -168,6 +168,13 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
             f"| {_or_dash(row.get('passes'), '{:.2f}')} | {_or_dash(row.get('removed'), '{:.1%}')} "
             f"| {row.get('licence') or 'not stated'} | {(row.get('sha256') or '–')[:16]} |"
         )
+    for name, row in data.items():
+        if row.get("kind") == "preference":
+            lines.append(
+                f"| {name} | preference | {row['documents']:,} | – | {_or_dash(row.get('passes'), '{:.2f}')} "
+                f"| {_or_dash(row.get('removed'), '{:.1%}')} | {row.get('licence') or 'not stated'} "
+                f"| {(row.get('sha256') or '–')[:16]} |"
+            )
     lines += _cleaned(known["cleaning"])
     lines += ["", "## Recipe", "", "| phase | objective | tokens | steps | lr | learns | mixture |"]
     lines += ["| --- | --- | ---: | ---: | ---: | --- | --- |"]
@@ -189,6 +196,7 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
     ]
     before, after = report.bits_per_byte["before"], report.bits_per_byte["after"]
     lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in after]
+    lines += _preferences(report)
     lines += ["", "## Lineage", "", *_lineage(run, report.identity), *_made_by(known)]
     lines += [
         "",
@@ -203,6 +211,35 @@ def model_card(config: Config, run: Path, tokens: Tokens, report: Report) -> str
         "",
     ]
     return "\n".join(lines)
+
+
+def _preferences(report: Report) -> list[str]:
+    """What the preference phases did to pairs that were held out."""
+    if not report.preference:
+        return []
+    lines = [
+        "",
+        "## Preferences",
+        "",
+        "The bits per byte above were measured before. Held-out pairs of answers: share whose chosen "
+        "answer is likelier than the rejected one, share that moved the right way, and the mean margin.",
+        "",
+        "| phase | pairs | left out, too long | beta | held out | likelier before | after | moved | margin |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for one in report.preference:
+        judged = ["–"] * 5
+        if one.before is not None and one.after is not None:
+            judged = [
+                f"{one.after.pairs:,}",
+                f"{one.before.ranking_accuracy:.1%}",
+                f"{one.after.ranking_accuracy:.1%}",
+                _or_dash(one.after.reward_accuracy, "{:.1%}"),
+                f"{one.after.margin:.3f}",
+            ]
+        cells = [one.name, f"{one.pairs:,}", f"{one.too_long:,}", f"{one.beta:g}", *judged]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", f"Tuned with TRL {report.preference[0].trl} (DPO, Rafailov et al. 2023)."]
 
 
 def _lineage(run: Path, identity: str) -> list[str]:

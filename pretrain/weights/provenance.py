@@ -167,6 +167,9 @@ def _trained_on(run: Path) -> dict[str, Entry]:
                 )
                 row["documents"] += part["documents"]
                 row["tokens"] += part["tokens"]
+    pairs = _json(run / "pretrain" / "preference" / "choices.json").get("sources", {})
+    for name, counted in pairs.items():
+        found[name] = {"kind": "preference", "documents": counted["train"], "tokens": None}
     return found
 
 
@@ -242,6 +245,10 @@ def _phases(config: Config, report: Entry) -> list[Entry]:
             names = ("steps", "tokens", "loss_first", "loss_last", "epochs")
             entry |= {name: done[number].get(name) for name in names}
         found.append(entry)
+    tuned: list[Entry] = report.get("preference", [])
+    for entry, one in zip(found[len(found) - len(tuned) :], tuned, strict=True):
+        entry |= {name: one.get(name) for name in ("pairs", "too_long", "beta", "before", "after")}
+        entry |= {"trl": one.get("trl"), "choices": one.get("choices")}
     return found
 
 

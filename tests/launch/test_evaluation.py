@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from finished_run import CARD, finished_run
 from small_run import malmoi
 from tiny_model import make_model
 from tiny_run import make_config, make_documents
@@ -24,7 +25,6 @@ from pretrain.evaluation.harness import TaskScore
 from pretrain.evaluation.measure import Measured
 from pretrain.evaluation.scores import FILE, note_scores, read_scores, with_scores
 
-CARD = "---\nlanguage: [ko, en]\n---\n\n# tiny\n\n## Lineage\n\n- pretrain: `ab`\n"
 NLI = {
     "guid": "own",
     "source": "own",
@@ -37,21 +37,6 @@ NLI = {
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("bases") / "base", adds_bos=False, seed=8)
-
-
-def finished_run(folder: Path) -> Path:
-    """A run folder after its last stage."""
-    make_model(folder / "model", positions=256)
-    (folder / "model" / "README.md").write_text(CARD, encoding="utf-8")
-    make_documents(folder / "dedup" / "documents")
-    (folder / "config.yaml").write_text(dump(make_config()), encoding="utf-8")
-    (folder / "pretrain").mkdir()
-    write_json(folder / "pretrain" / "report.json", {"identity": "ab" * 32})
-    lineage = Lineage(folder)
-    lineage.begin("pretrain", {}, {})
-    lineage.finish("pretrain", [folder / "model" / "README.md"])
-    (folder / "mlflow.db").touch()  # tracked before
-    return folder
 
 
 @pytest.mark.slow

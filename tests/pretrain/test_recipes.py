@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from preference_pairs import write_pairs
 from tiny_run import BASE, ENGLISH, WORDS, document, make_documents, sentence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -64,6 +65,7 @@ def pairs(tmp_path: Path) -> Path:
         text = "\n".join(sides.values())
         rows.append(document(number, "ko_en", text, kind="parallel", segments=segments))
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "00002.parquet")
+    write_pairs(folder / "00003.parquet", words=3)
     return folder
 
 
