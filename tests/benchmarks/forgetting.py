@@ -39,8 +39,8 @@ from small_base import ENGLISH, KOREAN, LENGTH, count, make
 
 from launch.charts import ticks
 
-REPLAY, ROWS = 0.15, 0.1  # share of English; share of the tokens in which only new rows learn
-RATE = 1e-3  # of everything; new rows alone learn twice as fast
+REPLAY, ROWS = 0.22, 0.02  # share of English; share of the tokens in which only new rows learn
+RATE = 2e-3  # of everything; new rows alone learn twice as fast
 STEP_TOKENS = 2_048
 EVALUATIONS = 8
 ARMS = {
