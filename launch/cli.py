@@ -157,6 +157,8 @@ def evaluate(
         )  # fmt: skip
         evaluate_dialogues(model, config, changes, asked)
         return
+    if dialogues:
+        raise InputError("--dialogues: are judged with --chat; add it")
     from launch.evaluation import Wanted
     from launch.evaluation import evaluate as measure
 
@@ -191,7 +193,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="system prompt")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest reply, in tokens", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", min=0)] = 0.7,
-    top_p: Annotated[float, typer.Option(help="nucleus sampling", min=0, max=1)] = 0.9,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling", min=0.01, max=1)] = 0.9,
     top_k: Annotated[int, typer.Option(help="likeliest tokens kept; 0 keeps all", min=0)] = 0,
     min_p: Annotated[
         float, typer.Option(help="least share of the likeliest token's probability", min=0, max=1)

@@ -8,6 +8,7 @@ a pair, and everything after the phase's start may hold it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -53,19 +54,28 @@ def trained_on_pairs(
     model = run / "model"
     made = str(model) if (model / "config.json").is_file() else None
     steps: dict[int, list[int]] = {row: [] for row, _ in rows.values()}
-    unknown = False
+    first: dict[int, int] = {}  # row → the first phase that read it
+    unknown: list[int] = []
     for number in chosen:
         try:
             report = read_json(folder / str(number) / "report.json")
             each = report["pairs"] // report["steps"]
         except (OSError, ValueError, KeyError, ZeroDivisionError):
-            unknown = True
+            unknown.append(number)
             continue
         order = places(config, choices, number, report["pairs"])
         for row, found in steps.items():
-            found += [before + int(at) // each + 1 for at in np.flatnonzero(order == row)]
+            read = [before + int(at) // each + 1 for at in np.flatnonzero(order == row)]
+            found += read
+            if read:
+                first.setdefault(row, number)
         before += report["steps"]
-    weights = [str(path) for path in sorted(folder.glob(f"[0-9]*/{WEIGHTS}"))]
+
+    def weights(begin: int, what: str) -> list[str]:
+        """What phases wrote from `begin` on."""
+        later = [number for number in chosen if number >= begin]
+        return [str(path) for n in later for path in sorted((folder / str(n)).glob(what))]
+
     answers = []
     for (source, id), (row, split) in sorted(rows.items()):
         known = Trained(str(run), id, source)
@@ -73,15 +83,15 @@ def trained_on_pairs(
             why = "it is held out: evaluated on, never trained on"
         elif steps[row]:
             at = sorted(steps[row])
+            holding = weights(first[row], WEIGHTS)
             answers.append(
-                Trained(str(run), id, source, list(dict.fromkeys(at)), len(at), weights, made)
+                Trained(str(run), id, source, list(dict.fromkeys(at)), len(at), holding, made)
             )
             continue
         elif unknown:
             why = "its preference phase has no report yet, so it cannot be told which steps read it"
-            answers.append(
-                Trained(str(run), id, source, checkpoints=weights, certain=False, why=why)
-            )
+            may = [*weights(unknown[0], WEIGHTS), *weights(unknown[0], "checkpoint-*")]
+            answers.append(Trained(str(run), id, source, checkpoints=may, certain=False, why=why))
             continue
         else:
             why = (
@@ -92,9 +102,14 @@ def trained_on_pairs(
 
 
 def _steps_before(run: Path, number: int) -> int:
-    """Optimizer steps of the phases before."""
+    """Optimizer steps of the phases before; of a stage that is not done, those in metrics.jsonl."""
     try:
         phases = read_json(run / "pretrain" / "report.json")["phases"]
         return sum(int(phase["steps"]) for phase in phases[:number])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        lines = (run / "pretrain" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return max((int(json.loads(line)["step"]) for line in lines), default=0)
     except (OSError, ValueError, KeyError, TypeError):
         return 0

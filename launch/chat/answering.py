@@ -122,6 +122,8 @@ async def events(
     """Server-sent events: the role, the text as it comes, the end, `[DONE]`."""
     try:
         for chunk in answer.start(len(replies)):
+            if every_usage:
+                chunk["usage"] = used(replies)
             yield event(chunk)
         async for index, delta in together(replies):
             clock.note(index, delta.tokens)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,9 @@ class TextAnswer(ChatAnswer):
         super().__init__(model, token, logprobs=logprobs)
         self.echoes = echoes
         self.as_ids = as_ids
-        self._offsets: dict[int, int] = {}  # choice → characters of its tokens so far
+        self._texts: dict[
+            int, tuple[IncrementalDecoder, int]
+        ] = {}  # choice → its characters so far
 
     @property
     def chunk_kind(self) -> str:
@@ -184,11 +187,11 @@ class TextAnswer(ChatAnswer):
 
     def _text_scores(self, index: int, scores: Sequence[TokenScore]) -> dict[str, Any]:
         offsets = []
-        at = self._offsets.get(index, 0)
+        decoder, at = self._texts.get(index) or (getincrementaldecoder("utf-8")("replace"), 0)
         for s in scores:
             offsets.append(at)
-            at += len(self.token(s.token).decode("utf-8", "replace"))
-        self._offsets[index] = at
+            at += len(decoder.decode(self.token(s.token)))
+        self._texts[index] = decoder, at
         return {
             "tokens": [self._name(s.token) for s in scores],
             "token_logprobs": [s.logprob for s in scores],
@@ -199,4 +202,8 @@ class TextAnswer(ChatAnswer):
     def _name(self, token: int) -> str:
         if self.as_ids:
             return f"token_id:{token}"
-        return self.token(token).decode("utf-8", "replace")
+        piece = self.token(token)
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:  # part of a character; a name of its own, as OpenAI's was
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)

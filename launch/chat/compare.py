@@ -101,7 +101,7 @@ def compare_message(
     session.ask(text)
     try:
         texts, stopped = replies(session, sys.stdout, interactive=False)
-    except ContextOverflow as error:
+    except (ContextOverflow, EngineError) as error:
         raise InputError(f"--message: {error}") from None
     if stopped:
         raise KeyboardInterrupt
@@ -111,11 +111,13 @@ def compare_message(
 def answer(session: Session, interactive: bool) -> None:
     """All models' replies to the last question. One that cannot be answered by all is taken back."""
     try:
-        texts, _ = replies(session, sys.stdout, interactive=interactive)
+        texts, stopped = replies(session, sys.stdout, interactive=interactive)
     except (ContextOverflow, Busy, EngineError) as error:
-        session.take_back(question=True)
+        session.fail()
         notice(str(error))
         return
+    if stopped and not interactive:
+        raise KeyboardInterrupt
     for dialogue, text in zip(session.dialogues, texts, strict=True):
         dialogue.turns.append({"role": "assistant", "text": text})
 

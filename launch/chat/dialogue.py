@@ -9,6 +9,7 @@ leaves out the oldest turns, and it is said how many messages that were; a saved
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -46,12 +47,16 @@ class Dialogue:
 
 @dataclass
 class Session:
-    """One conversation with one model or several. retries: of the last question, for the seed."""
+    """One conversation with one model or several.
+
+    retries: of the last question, for the seed. failed: questions that got no answer.
+    """
 
     dialogues: list[Dialogue]
     system: str | None
     sampling: Sampling
     retries: int = 0
+    failed: int = 0
 
     @classmethod
     def over(cls, engines: Sequence[Engine], system: str | None, sampling: Sampling) -> Session:
@@ -85,6 +90,11 @@ class Session:
             if question and dialogue.turns:
                 dialogue.turns.pop()
         return text
+
+    def fail(self) -> None:
+        """The last question cannot be answered: it is taken back, and counted."""
+        self.take_back(question=True)
+        self.failed += 1
 
     def prompt(self, dialogue: Dialogue) -> tuple[list[int], int]:
         """Prompt ids and the tokens to generate at most. Raises ContextOverflow; sets `dropped`."""
@@ -128,7 +138,7 @@ def parameter(name: str, text: Any) -> float | int | None:
         return {f.name: f.default for f in fields(Sampling)}[name]  # type: ignore[return-value]
     try:
         value = kind(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = None
     if value is None or isinstance(text, bool) or not least <= value <= most:
         what = "a whole number" if kind is int else "a number"
@@ -162,7 +172,7 @@ def save(session: Session, path: Path) -> None:
             for dialogue in session.dialogues
         ],
     }
-    new = path.with_name(path.name + ".tmp")
+    new = path.with_name(f".malmoi-{secrets.token_hex(4)}.tmp")
     try:
         new.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         new.replace(path)

@@ -119,12 +119,12 @@ class Engine(ChatFormat):
         index. They wait for its first token, then share the prompt's pages in the cache.
         """
         rooms = [self.room(prompt, sampling) for prompt in prompts]
-        seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
         manager = self._running()
         made: list[Reply] = []
         with self._admission:
             self._admit(sum(len(prompt) for prompt in prompts) * n, len(prompts) * n)
             for prompt, room in zip(prompts, rooms, strict=True):
+                seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
                 made += self._start(manager, list(prompt), room, sampling, seed, n)
         return made
 

@@ -153,7 +153,8 @@ class External(ChatFormat):
         request = urllib.request.Request(
             f"http://127.0.0.1:{self._port}{path}", headers={"Authorization": f"Bearer {self._key}"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it has our key
+        with direct.open(request, timeout=10) as answer:
             return bytes(answer.read())
 
     def close(self) -> None:
@@ -251,8 +252,8 @@ class External(ChatFormat):
                     if delta.finish_reason:
                         return
             raise Refused("the stream ended early")
-        except (Refused, OSError, ValueError, KeyError) as error:
-            print(f"{self.name}: vLLM: {error}", file=sys.stderr, flush=True)
+        except Exception as error:  # whatever it is, somebody waits for the reply
+            print(f"{self.name}: vLLM: {error!r}", file=sys.stderr, flush=True)
             hand(EngineError("the engine failed; its log says more"))
 
 

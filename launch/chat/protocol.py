@@ -3,8 +3,8 @@
 In: a request body (bytes). Out: a checked `ChatRequest` or `CompletionRequest`, or an `ApiError` in
 OpenAI's error form. The answers are in `answers.py`.
 
-The decision: a field that would change the reply and is not supported (tools, penalties of
-frequency, …) is refused with its name; fields that do not matter here (`user`, `store`,
+The decision: a known field that would change the reply and is not supported (tools, penalties of
+frequency, …) is refused with its name; other fields that do not matter here (`user`, `store`,
 `metadata`, …) are ignored, so that clients written for other servers work. Fields beyond OpenAI's
 are named as vLLM names them; `truncate_prompt_turns` is ours. Reference: OpenAI API, "Create chat
 completion" and "Create completion", 2025.
@@ -15,7 +15,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from launch.chat.backend import Message
 from launch.chat.sampling import Sampling
@@ -28,15 +36,36 @@ COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 # A field that would change the reply → the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
+    "function_call": (None, "none", "auto"),
     "logit_bias": (None, {}),
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
     "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
+    "prediction": (None,),
+    "reasoning_effort": (None,),
     "suffix": (None, ""),
     "best_of": (None, 1),
+    # vLLM's
+    "min_tokens": (None, 0),
+    "ignore_eos": (None, False),
+    "length_penalty": (None, 1),
+    "use_beam_search": (None, False),
+    "bad_words": (None, []),
+    "allowed_token_ids": (None,),
+    "prompt_logprobs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "structured_outputs": (None,),
+    "chat_template": (None,),
+    "add_generation_prompt": (None, True),
+    "continue_final_message": (None, False),
+    "skip_special_tokens": (None, True),
 }
 
 
@@ -70,7 +99,7 @@ class TextPart(BaseModel):
 
 class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[TextPart]
+    content: StrictStr | Annotated[list[TextPart], Field(fail_fast=True)]
 
     def message(self) -> Message:
         text = (
@@ -103,7 +132,7 @@ class Request(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1, strict=True)
     top_k: StrictInt | None = Field(default=None, ge=-1, lt=2**31)
     min_p: float | None = Field(default=None, ge=0, le=1, strict=True)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, strict=True)
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10, strict=True)
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     seed: StrictInt | None = Field(default=None, ge=-(2**63), lt=2**63)
 
@@ -135,7 +164,8 @@ class Request(BaseModel):
 
 
 class ChatRequest(Request):
-    messages: list[ChatMessage] = Field(min_length=1)
+    # one mistake is told: a body of a million would take seconds of every stream
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: StrictInt | None = Field(default=None, ge=1)
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
@@ -161,12 +191,12 @@ class ChatRequest(Request):
         return [message["text"] for message in self.conversation()]
 
 
-TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 Prompt = (
     StrictStr
     | TokenIds
-    | Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_CHOICES)]
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+    | Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 )
 
 

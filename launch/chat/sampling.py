@@ -123,6 +123,8 @@ def choose(logits: torch.Tensor, draw: Draw, position: int) -> int:
     probabilities = torch.softmax(logits / draw.temperature, dim=-1).cpu().numpy()
     least = _least(probabilities, draw)
     ids = np.flatnonzero((probabilities >= least) & (probabilities > 0))
+    if not ids.size:  # a model whose logits are no numbers must not end the replies beside it
+        return int(logits.nan_to_num(float("-inf")).argmax())
     mass = np.cumsum(probabilities[ids], dtype=np.float64)
     at = np.searchsorted(mass, mass[-1] * uniform(draw.seed, position), side="right")
     return int(ids[min(int(at), ids.size - 1)])
@@ -172,7 +174,7 @@ def choose_together(
     ranked *= ranked >= column([draw.min_p for draw in draws]) * ranked[:, :1]
     mass = ranked.cumsum(-1)
     number = column([uniform(draw.seed, at) for draw, at in zip(draws, positions, strict=True)])
-    last = (ranked > 0).sum(-1, keepdim=True) - 1
+    last = ((ranked > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     at = torch.minimum(torch.searchsorted(mass, mass[:, -1:] * number, right=True), last)
     return ids.gather(-1, at)[:, 0]
 

@@ -10,6 +10,7 @@ ends. Ctrl-C waits CTRL_C seconds, a second signal for nothing.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import signal
 import socket
 import sys
@@ -32,13 +33,18 @@ class Server(uvicorn.Server):
     """uvicorn, with a door that shuts before the port does."""
 
     def __init__(
-        self, engines: Mapping[str, Backend], *, api_key: str | None = None, drain: float = DRAIN
+        self,
+        engines: Mapping[str, Backend],
+        *,
+        api_key: str | None = None,
+        drain: float = DRAIN,
+        local: bool = False,
     ) -> None:
         self.door = Door()
         self.engines = engines
         self.drain = drain
         self.until = 0.0
-        app = create_app(engines, api_key=api_key, door=self.door)
+        app = create_app(engines, api_key=api_key, door=self.door, local=local)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -85,6 +91,7 @@ def serve(
     """
     listener = listener or bind(host, port, api_key=api_key, public=public)
     name, number = listener.getsockname()[:2]
+    local = ipaddress.ip_address(name).is_loopback
     url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
     print(
         f"{' and '.join(engines)} is at {url}  (page: {url}/, OpenAI clients: {url}/v1, end: Ctrl-C)",
@@ -93,7 +100,7 @@ def serve(
     )
     try:
         with _signals_end_quietly():
-            Server(engines, api_key=api_key, drain=drain).run(sockets=[listener])
+            Server(engines, api_key=api_key, drain=drain, local=local).run(sockets=[listener])
     finally:
         listener.close()
         for engine in engines.values():

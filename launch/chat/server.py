@@ -13,9 +13,13 @@ and ending it, in `serve.py`.
 from __future__ import annotations
 
 import hmac
+import ipaddress
+import sys
+import traceback
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import (
@@ -40,6 +44,7 @@ from launch.chat.reply import Reply
 from launch.chat.truncation import fit
 
 RETRY_AFTER = "2"  # seconds
+CLIENT_LEFT = 499  # nginx's word; nobody is there to read it
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -62,12 +67,18 @@ class Door:
 
 
 def create_app(
-    engines: Mapping[str, Backend], *, api_key: str | None = None, door: Door | None = None
+    engines: Mapping[str, Backend],
+    *,
+    api_key: str | None = None,
+    door: Door | None = None,
+    local: bool = False,
 ) -> FastAPI:
     """The application over `engines`, by the names clients call them; the first is the default.
 
     With an `api_key`, `/v1/…` and `/metrics` want `Authorization: Bearer <key>`. Behind a `door`
-    that is shut, replies are refused with 503 and `/health` says so.
+    that is shut, replies are refused with 503 and `/health` says so. Without a key a page of another
+    site may not ask (its `Origin` says so), and where only this machine is listened to (`local`) a
+    host name that is not this machine's is refused: it was made to point here.
     """
     app = FastAPI(title="malmoi", docs_url=None, redoc_url=None, openapi_url=None)
     page = files("launch.chat").joinpath("page.html").read_text(encoding="utf-8")
@@ -80,8 +91,15 @@ def create_app(
     def key(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         sent = given.encode("latin-1")  # the bytes on the wire: starlette decodes headers so
-        if api_key is not None and not hmac.compare_digest(sent, api_key.encode()):
-            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+        if api_key is not None:
+            if not hmac.compare_digest(sent, api_key.encode()):
+                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+            return
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise ApiError(403, f"a page of {origin} may not ask here", code="cross_origin")
+        if local and not is_this_machine(host):
+            raise ApiError(403, "ask by localhost or 127.0.0.1, or serve with a key", code="host")
 
     with_key = [Depends(key)]
 
@@ -100,11 +118,6 @@ def create_app(
         return JSONResponse(
             ApiError(error.status_code, message).body(), error.status_code, headers=error.headers
         )
-
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> JSONResponse:
-        # The trace goes to the log; the client learns nothing about paths or code.
-        return JSONResponse(ApiError(500, "internal error").body(), 500)
 
     @app.get("/")
     async def index() -> HTMLResponse:
@@ -185,7 +198,10 @@ def create_app(
 
 
 class Envelope:
-    """Adds HEADERS to every answer and counts it; plain ASGI, so streams pass untouched."""
+    """Adds HEADERS to every answer and counts it; plain ASGI, so streams pass untouched.
+
+    A bug becomes a 500: the trace goes to the log, and the client learns nothing of paths or code.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -196,21 +212,38 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in PATHS else "other"
-        ended = False
+        begun = ended = False
 
         async def sending(message: Message) -> None:
-            nonlocal ended
+            nonlocal begun, ended
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message).update(HEADERS)
                 self.metrics.answers[path, message["status"]] += 1
+                self.metrics.left += message["status"] == CLIENT_LEFT
             elif not message.get("more_body"):
                 ended = True
             await send(message)
 
         try:
             await self.app(scope, receive, sending)
+        except Exception:
+            if begun:  # too late for a status: the connection breaks
+                raise
+            traceback.print_exc(file=sys.stderr)
+            bug = JSONResponse(ApiError(500, "internal error").body(), 500)
+            await bug(scope, receive, sending)
         finally:
             self.metrics.left += not ended
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a Host header (`localhost:8000`, `[::1]:8000`) names a loopback address."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def card(name: str, engine: Backend) -> dict[str, Any]:
@@ -245,5 +278,5 @@ async def read_body(http: Request) -> bytes:
             if len(body) > MAX_BODY:
                 raise ApiError(413, f"the body is longer than {MAX_BODY} bytes", code="too_large")
     except ClientDisconnect:
-        raise ApiError(499, "the client closed the connection") from None
+        raise ApiError(CLIENT_LEFT, "the client closed the connection") from None
     return bytes(body)

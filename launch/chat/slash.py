@@ -53,6 +53,12 @@ def run(session: Session, line: str) -> tuple[str, Next]:
         return action(session, rest.strip())
     except (InputError, ContextOverflow) as error:
         return str(error), Next.LINE
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # ~nobody, a name too long, no right to look
+        return f"/{name}: {error}", Next.LINE
 
 
 def _system(session: Session, text: str) -> tuple[str, Next]:

@@ -73,6 +73,8 @@ def converse(session: Session, answer: Callable[[Session, bool], None]) -> None:
             if session.turns and session.turns[-1]["role"] == "user":
                 session.take_back(question=True)
             notice("")
+    if session.failed and not interactive:
+        raise InputError(f"messages that were not answered: {session.failed}; why stands above")
 
 
 def respond(
@@ -104,9 +106,11 @@ def answer(session: Session, interactive: bool) -> None:
         tell_dropped(dialogue, before)
         text, stopped = show(reply, sys.stdout, pressed=pressed)
     except (ContextOverflow, Busy, EngineError) as error:
-        session.take_back(question=True)
+        session.fail()
         notice(str(error))
         return
+    if stopped and not interactive:
+        raise KeyboardInterrupt
     dialogue.turns.append({"role": "assistant", "text": text})
     if interactive:
         notice(figures(reply, time.monotonic() - started, stopped))
@@ -157,7 +161,7 @@ def one_reply(
 ) -> str:
     """One reply to `text`, streamed to standard output and returned.
 
-    Raises InputError where the message does not fit the model's context; Ctrl-C propagates.
+    Raises InputError where the message does not fit the context or the engine fails; Ctrl-C propagates.
     """
     sampling = Sampling(
         max_tokens=max_new_tokens,
@@ -172,9 +176,9 @@ def one_reply(
     session.ask(text)
     try:
         reply = session.begin(session.dialogues[0])
-    except ContextOverflow as error:
+        said, stopped = show(reply, sys.stdout)
+    except (ContextOverflow, EngineError) as error:
         raise InputError(f"--message: {error}") from None
-    said, stopped = show(reply, sys.stdout)
     if stopped:
         raise KeyboardInterrupt
     return said
@@ -214,4 +218,4 @@ def columns() -> int:
 
 
 def notice(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)  # a file or a model may be quoted in it

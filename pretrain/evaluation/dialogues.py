@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -96,16 +97,15 @@ def read_dialogues(
 
 
 def prompts(rows: Sequence[Row], most: int) -> list[list[dict[str, str]]]:
-    """The turns before the assistant's last one, of the first `most` dialogues that have such."""
-    found = []
+    """The turns before the assistant's last one, of `most` dialogues that have such, sources in turn."""
+    by_source: dict[str, list[list[dict[str, str]]]] = {}
     for row in rows:
         turns: list[dict[str, str]] = row["segments"] or []
         said = [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
         if said and any(turn["role"] == "user" for turn in turns[: said[-1]]):
-            found.append(turns[: said[-1]])
-        if len(found) == most:
-            break
-    return found
+            by_source.setdefault(str(row.get("source")), []).append(turns[: said[-1]])
+    in_turn = chain.from_iterable(zip_longest(*by_source.values()))
+    return list(islice((turns for turns in in_turn if turns is not None), most))
 
 
 def talk(replies: Sequence[tuple[str, bool]]) -> Talk:

@@ -79,6 +79,7 @@ def write_choices(
     if path.is_file() and record.is_file() and read_json(record).get("key") == key:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)  # the pairs it tells of are about to go
     counted: Counter[tuple[str, str]] = Counter()
     others: dict[str, str] = {}
     digest = hashlib.sha256()

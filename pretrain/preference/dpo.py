@@ -128,7 +128,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         steps, schedule = self.division.steps, self.phase.schedule
-        tokens = self.division.step  # a length in tokens counts pairs here
+        tokens = max(1, int(self.choices.tokens[self.division.rows].sum()) // steps)
 
         def factor(step: int) -> float:
             return learning_rate_factor(schedule, min(step, steps - 1), steps, tokens)
@@ -211,7 +211,7 @@ def make_trainer(
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=min(pretrain.checkpoint.every_steps, 2 * division.steps),  # none at the end
+        save_steps=pretrain.checkpoint.every_steps,  # the listener decides
         save_total_limit=None,  # checkpoints are removed when the next one is whole
         report_to="none",
         gradient_checkpointing=pretrain.activation_checkpointing,

@@ -36,7 +36,6 @@ from configs.files import atomic, read_json, sync, write_json
 from configs.load import output_keys
 from configs.progress import Log, Progress
 from configs.schema import Config
-from pretrain.checkpoints.checkpoint import truncate_metrics
 from pretrain.guards.guard import StopRequest, stop_requests
 from pretrain.heartbeat import Heartbeat
 from pretrain.phases import PhaseReport
@@ -132,8 +131,8 @@ def tune(
 ) -> PreferenceReport:
     """Phase `number` of the config on this rank, beginning with `weights`; its report.
 
-    before: identity of what made `weights`. Raises Stopped or KeyboardInterrupt after a stop that left
-    a checkpoint, InputError where the loss is no number or the pairs do not fit.
+    before: identity of what made `weights`. Raises Stopped or KeyboardInterrupt after a stop, which left a
+    checkpoint where a step was made, InputError where the loss is no number or the pairs do not fit.
     """
     choices = Choices.open(stage / FOLDER)
     identity = phase_identity(config, number, before, choices.digest)
@@ -172,6 +171,7 @@ class _Phase:
         self.heartbeat = Heartbeat(stage, ranks.rank, ranks.world_size)
         self.belongs = {"identity": identity, "ranks": ranks.world_size}
         self.belongs["zero_stage"] = self.pretrain.zero_stage
+        self.belongs |= {"step": division.step, "pairs": len(division.rows)}
         self.metrics = self.folder / METRICS
         self.request = StopRequest()
         self.clock = time.monotonic()
@@ -225,12 +225,15 @@ class _Phase:
         if self.ranks.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / REPORT).unlink(missing_ok=True)
-            found = saves.newest(self.folder, self.belongs)
+            found, others = saves.newest(self.folder, self.belongs)
             if found is not None:
-                truncate_metrics(self.metrics, saves.step_of(found))
+                shutil.copyfile(found / saves.METRICS, self.metrics)
                 self._write(step=saves.step_of(found), resumed=True)
             else:
                 self.metrics.write_bytes(b"")
+            if others and found is None:
+                why = "begins again: what was saved is of other ranks, another ZeRO stage or batch"
+                self.log(Progress("pretrain", self.phase.name, 0, None, "", why))
         return self.ranks.broadcast(found)
 
     def _reference(self, trainer: Any) -> NDArray[np.float32]:
@@ -239,10 +242,13 @@ class _Phase:
         Computed once, while the trainer's model is that one, and kept with the identity of the phase.
         """
         path, record = self.folder / "reference.npy", self.folder / "reference.json"
+        rows = np.unique(np.concatenate([self.division.rows, self.division.heldout]))
         same = False
         if self.ranks.first:
             same = path.is_file() and record.is_file()
             same = same and read_json(record).get("identity") == self.identity
+            # other ranks make other steps, which may hold pairs that were left out then
+            same = same and not np.isnan(np.load(path)[rows]).any()
         if self.ranks.broadcast(same):
             return np.asarray(np.load(path), np.float32)
         self.log(
@@ -251,7 +257,6 @@ class _Phase:
         self.heartbeat.doing("evaluate")
         from trl.models import prepare_deepspeed
 
-        rows = np.unique(np.concatenate([self.division.rows, self.division.heldout]))
         # an engine for inference: it places the weights, which a trainer has not yet done here
         engine = prepare_deepspeed(trainer.model, trainer.accelerator)
         found = trainer.log_probabilities(engine, rows, self.ranks)
@@ -284,10 +289,15 @@ class _Phase:
         self.heartbeat.step(state.global_step, seconds, seconds)
         self.asked = self.ranks.sum(bool(self.request))[0] > 0
         control.should_log = True
+        last = (
+            state.global_step >= self.division.steps
+        )  # saved too: judging and writing take a while
+        every = (
+            self.pretrain.checkpoint.every_steps
+        )  # a resumed state has the one it was saved with
+        control.should_save = self.asked or last or state.global_step % every == 0
         if self.asked:
-            control.should_save = control.should_training_stop = True
-        elif state.global_step >= self.division.steps:
-            control.should_save = False
+            control.should_training_stop = True
         if control.should_save:
             self.heartbeat.doing("save")  # which takes as long as it takes
 
@@ -325,7 +335,8 @@ class _Phase:
     def on_save(self, args: Any, state: Any, control: Any) -> None:
         self.ranks.barrier()
         if self.ranks.first:
-            saves.seal(self.folder / f"checkpoint-{state.global_step}", self.belongs)
+            path = self.folder / f"checkpoint-{state.global_step}"
+            saves.seal(path, self.belongs, self.metrics)
             saves.keep_newest(self.folder, self.pretrain.checkpoint.keep)
         self.ranks.barrier()
         self.clock = time.monotonic()

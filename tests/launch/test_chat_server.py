@@ -116,6 +116,10 @@ BAD: list[tuple[Any, str | None]] = [
     ({"top_k": 1.5}, "top_k"),
     ({"min_p": 1.1}, "min_p"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"min_tokens": 5}, "min_tokens"),
+    (b'{"messages": [' + b"0," * 10**6 + b"0]}", "messages.0"),
     ({"truncate_prompt_turns": "yes"}, "truncate_prompt_turns"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
@@ -202,8 +206,31 @@ def test_a_bug_shows_the_client_no_trace_and_no_path(
     app = create_app({"tiny": engine})
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post(CHAT, json={"messages": HELLO})
+        counted = client.get("/metrics").text
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "internal error"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert re.search(r'requests_total\{.*status="500"\} 1', counted)
+    assert "malmoi_disconnects_total 0" in counted
+
+
+def test_without_a_key_neither_another_sites_page_nor_a_borrowed_name_may_ask(
+    engine: Engine,
+) -> None:
+    body = {"messages": HELLO, "max_tokens": 1}
+
+    def status(app: Any, **headers: str) -> int:
+        with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+            return client.post(CHAT, json=body, headers=headers).status_code
+
+    app = create_app({"tiny": engine}, local=True)
+    assert status(app) == status(app, Origin="http://127.0.0.1:8000") == 200
+    assert status(app, Host="localhost:8000") == status(app, Host="[::1]:8000") == 200
+    assert status(app, Origin="http://evil.example") == status(app, Origin="null") == 403
+    assert status(app, Host="evil.example:8000", Origin="http://evil.example:8000") == 403
+    assert status(create_app({"tiny": engine}), Host="model.example") == 200
+    keyed = create_app({"tiny": engine}, api_key="k", local=True)
+    assert status(keyed, Host="model.example", Authorization="Bearer k") == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -230,9 +257,10 @@ def test_a_client_that_goes_away_frees_its_slot(
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         gone = time.monotonic()
-        while engine.active and time.monotonic() < gone + 5:
+        scheduler = engine._manager.batch_processor.scheduler
+        while (engine.active or scheduler.has_pending_requests()) and time.monotonic() < gone + 5:
             time.sleep(0.002)
-        assert engine.active == 0
+        assert engine.active == 0 and not scheduler.has_pending_requests()
         if replies[-1].finish_reason is None:
             return
     raise AssertionError("every reply ended before its client left")
@@ -380,7 +408,7 @@ def test_two_models_are_listed_and_chosen_by_name(engine: Engine, chat_model: Pa
             assert [card["id"] for card in listed] == [engine.name, f"{engine.name}-2"]
             for name in (*models, None):
                 body = {"messages": HELLO, "max_tokens": 3, "seed": 1, "model": name}
-                assert client.post(CHAT, json=body).json()["model"] == name or engine.name
+                assert client.post(CHAT, json=body).json()["model"] == (name or engine.name)
             missing = client.post(CHAT, json={"messages": HELLO, "model": "tiny-3"})
             assert missing.status_code == 404
             assert f"{engine.name}-2" in missing.json()["error"]["message"]

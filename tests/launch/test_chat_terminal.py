@@ -317,6 +317,8 @@ def test_commands_show_and_change_the_conversation(session: Session) -> None:
         ("/save /no/such/folder/talk.json", "cannot be written"),
         ("/load /no/such/file", "cannot be read"),
         ("/load .", "cannot be read"),
+        ("/save ~nobody-of-this-name/talk.json", "home directory"),
+        ("/save " + "가" * 200, "too long"),
     ],
 )
 def test_a_wrong_command_is_explained_and_changes_nothing(
@@ -390,7 +392,8 @@ def test_a_question_too_long_for_the_context_is_taken_back(
 ) -> None:
     lines = f"{'가' * 3000}\n안녕\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-    talk(engine, max_new_tokens=5, temperature=0)
+    with pytest.raises(InputError, match="were not answered: 1"):  # told at the end, for a script
+        talk(engine, max_new_tokens=5, temperature=0)
     out, err = capsys.readouterr()
     assert "context is 512" in err
     assert out.count("\n") >= 1

@@ -40,6 +40,11 @@ def test_a_prompt_is_what_stands_before_the_assistants_last_turn() -> None:
         turns("user", "assistant"),
     ]
     found = prompts(rows, 2)
+    assert len(prompts(rows, 9)) == 3
+    two = [turns("user", "assistant") | {"source": source} for source in "aaab"]
+    assert len(prompts(two, 9)) == 4
+    two[3]["segments"][0]["text"] = "b"  # type: ignore[index]
+    assert [one[0]["text"] for one in prompts(two, 2)] == ["0", "b"]  # sources in turn
     assert [[turn["text"] for turn in one] for one in found] == [["0", "1", "2", "3"], ["0"]]
 
 

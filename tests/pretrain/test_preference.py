@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -185,6 +186,28 @@ def test_a_phase_stopped_or_killed_goes_on_bit_for_bit(run_folder: Path) -> None
 
 
 @pytest.mark.thorough
+def test_a_stop_at_the_last_step_loses_nothing_and_another_batch_begins_the_phase_again(
+    run_folder: Path,
+) -> None:
+    config = config_of()
+    assert forked_ranks.train(config, run_folder, 1, 13)["status"] == "Stopped"  # while judging
+    own = run_folder / "pretrain" / "preference" / "1"
+    assert (own / "checkpoint-13" / saves.MARK).is_file()
+    other = twin(run_folder, "other")
+    aside = other / "pretrain" / "preference" / "1"
+    shutil.copytree(run_folder / "pretrain", other / "pretrain", dirs_exist_ok=True)
+    assert forked_ranks.train(config, run_folder)["status"] == "done"
+    assert [line["step"] for line in lines(run_folder) if "loss" in line] == list(range(1, 14))
+    batch = config_of(micro_batch=3)  # 18 steps of 3, over two pairs that were left out before
+    assert forked_ranks.train(batch, other, 1, 4)["status"] == "Stopped"
+    assert len(list(aside.glob("checkpoint-13.*"))) == 1  # kept, for whoever goes back
+    assert forked_ranks.train(batch, other)["status"] == "done"
+    losses = [line["loss"] for line in lines(other) if "loss" in line]
+    assert len(losses) == 18 and np.isfinite(losses).all()
+    assert not list(aside.glob("checkpoint-*"))
+
+
+@pytest.mark.thorough
 def test_two_ranks_that_share_the_weights_tune_as_one_does(run_folder: Path) -> None:
     config = config_of(PHASE | {"lr": 1e-2}, zero_stage=3)
     assert forked_ranks.train(config, run_folder)["status"] == "done"
@@ -240,16 +263,22 @@ def test_a_half_written_checkpoint_and_one_of_other_ranks_are_not_gone_on_from(
     tmp_path: Path,
 ) -> None:
     belongs = {"identity": "a", "ranks": 1}
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("{}\n")
     for step in (4, 8, 12):
         path = tmp_path / f"checkpoint-{step}"
         path.mkdir()
         (path / "weights").write_bytes(b"0123")
         if step < 12:
-            saves.seal(path, belongs)
+            saves.seal(path, belongs, metrics)
     (tmp_path / "checkpoint-8" / "weights").write_bytes(b"01")
-    assert saves.newest(tmp_path, belongs) == tmp_path / "checkpoint-4"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
-    assert saves.newest(tmp_path, belongs | {"ranks": 2}) is None
+    own = tmp_path / "checkpoint-4"
+    assert saves.newest(tmp_path, belongs) == (own, False)
+    assert list(tmp_path.glob("checkpoint-*")) == [own]
+    assert saves.newest(tmp_path, belongs | {"ranks": 2}) == (None, True)
+    assert not own.exists()  # it has another name, and comes back with its ranks
+    assert saves.newest(tmp_path, belongs) == (own, False)
+    assert (own / "weights").read_bytes() == b"0123"
 
 
 def test_held_out_pairs_are_judged_by_likelihood_and_by_what_moved() -> None:
