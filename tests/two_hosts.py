@@ -38,7 +38,9 @@ _HOST = """\
 set -e
 mount --make-rprivate /
 mount --bind {base} /mnt
+{hold}
 mount -t tmpfs tmpfs /tmp
+{put_back}
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
 mkdir -p {base} /run/sshd /run/lock
@@ -76,6 +78,23 @@ Host {names} {addresses}
   StrictHostKeyChecking yes
   LogLevel ERROR
 """
+
+
+def _tree_in_tmp() -> dict[str, str]:
+    """Shell lines by which a working tree or an environment below /tmp stays visible without the rest."""
+    places = {ROOT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
+    kept = [place for place in places if place.is_relative_to("/tmp")]
+    kept = [
+        place for place in kept if not any(place != k and place.is_relative_to(k) for k in kept)
+    ]
+    numbered = [(number, shlex.quote(str(place))) for number, place in enumerate(sorted(kept), 10)]
+    return {
+        "hold": "\n".join(f"exec {number}< {place}" for number, place in numbered),
+        "put_back": "\n".join(
+            f"mkdir -p {place}; mount -c --bind /proc/self/fd/{number} {place}; exec {number}<&-"
+            for number, place in numbered
+        ),
+    }
 
 
 class TwoHosts:
@@ -170,7 +189,7 @@ class TwoHosts:
         kinds = ["--net", "--uts", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"]
         log = (self.base / name / "host.log").open("wb")
         process = subprocess.Popen(
-            ["unshare", *kinds, "--kill-child", "--", "bash", "-c", _HOST.format(base=self.base, name=name)],
+            ["unshare", *kinds, "--kill-child", "--", "bash", "-c", _HOST.format(base=self.base, name=name, **_tree_in_tmp())],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )  # fmt: skip
