@@ -207,7 +207,8 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to a model: in the terminal, by one message, or as a server; two with --compare."""
-    from launch.chat.command import Address, Manner, answer_once, serve_models, talk_to
+    from launch.chat.command import Address, answer_once, serve_models, talk_to
+    from launch.chat.manner import Manner
 
     models = [model] if compare is None else [model, compare]
     if serve:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
+from launch.chat.manner import Manner
 from launch.model_folder import check
 
 ENGINES = ("transformers", "vllm")
@@ -28,20 +29,6 @@ class Address:
     port: int = 8000
     api_key: str | None = None
     public: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How replies in the terminal are made."""
-
-    system: str | None = None
-    max_new_tokens: int = 256
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
 
 
 def serve_models(

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 
@@ -26,8 +26,8 @@ from launch.chat.ansi import BOLD, printable, styled
 from launch.chat.backend import Busy, ContextOverflow
 from launch.chat.dialogue import Session
 from launch.chat.engine import Engine
+from launch.chat.manner import Manner
 from launch.chat.reply import EngineError, together
-from launch.chat.sampling import Sampling
 from launch.chat.terminal import (
     begin,
     columns,
@@ -45,59 +45,27 @@ NARROWEST = 32  # columns a reply needs to be readable beside another
 
 def compare_terminal(
     engines: Sequence[Engine],
-    *,
-    system: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.7,
-    top_p: float = 0.95,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
+    **options: Any,
 ) -> None:
     """Read a line, show every model's reply to it, until Ctrl-D. `talk` takes the same options.
 
     Each model has its own history: what it said itself.
     """
-    sampling = Sampling(
-        max_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    converse(Session.over(engines, system, sampling), answer)
+    manner = Manner(**options)
+    converse(Session.over(engines, manner.system, manner.sampling()), answer)
 
 
 def compare_message(
     engines: Sequence[Engine],
     text: str,
-    *,
-    system: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.7,
-    top_p: float = 0.95,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
+    **options: Any,
 ) -> list[str]:
     """Every model's reply to one message, printed and returned. `one_reply` takes the same options.
 
     Raises InputError where the message does not fit a model's context; Ctrl-C propagates.
     """
-    sampling = Sampling(
-        max_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    session = Session.over(engines, system, sampling)
+    manner = Manner(**options)
+    session = Session.over(engines, manner.system, manner.sampling())
     session.ask(text)
     try:
         texts, stopped = replies(session, sys.stdout, interactive=False)

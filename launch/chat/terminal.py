@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from configs.errors import InputError
 from launch.chat.ansi import Markdown, printable
@@ -23,8 +23,8 @@ from launch.chat.backend import Busy, ContextOverflow
 from launch.chat.dialogue import Dialogue, Session
 from launch.chat.engine import Engine
 from launch.chat.line import piped, typed
+from launch.chat.manner import Manner
 from launch.chat.reply import EngineError, Reply
-from launch.chat.sampling import Sampling
 from launch.chat.slash import COMMANDS, Next, run
 
 HINT = "/help shows the commands · Ctrl-C stops a reply · Ctrl-D ends"
@@ -32,27 +32,14 @@ HINT = "/help shows the commands · Ctrl-C stops a reply · Ctrl-D ends"
 
 def talk(
     engine: Engine,
-    *,
-    system: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.7,
-    top_p: float = 0.95,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
+    **options: Any,
 ) -> None:
-    """Read a line, stream a reply, until Ctrl-D or the end of a pipe (one line, one turn)."""
-    sampling = Sampling(
-        max_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    converse(Session.over([engine], system, sampling), answer)
+    """Read a line, stream a reply, until Ctrl-D or the end of a pipe (one line, one turn).
+
+    options: of `Manner`.
+    """
+    manner = Manner(**options)
+    converse(Session.over([engine], manner.system, manner.sampling()), answer)
 
 
 def converse(session: Session, answer: Callable[[Session, bool], None]) -> None:
@@ -149,30 +136,14 @@ def figures(reply: Reply, seconds: float, stopped: bool) -> str:
 def one_reply(
     engine: Engine,
     text: str,
-    *,
-    system: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.7,
-    top_p: float = 0.95,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
+    **options: Any,
 ) -> str:
     """One reply to `text`, streamed to standard output and returned.
 
     Raises InputError where the message does not fit the context or the engine fails; Ctrl-C propagates.
     """
-    sampling = Sampling(
-        max_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    session = Session.over([engine], system, sampling)
+    manner = Manner(**options)
+    session = Session.over([engine], manner.system, manner.sampling())
     session.ask(text)
     try:
         reply = session.begin(session.dialogues[0])
