@@ -203,11 +203,12 @@ def run(model: Path, seconds: float, seed: int = 0) -> tuple[Found, list[tuple[i
         env=environment,
     ) as server:
         assert server.stderr is not None
-        line = ""
+        said = line = ""
         while "http://" not in line:
             line = server.stderr.readline()
+            said += line
             if not line:
-                raise SystemExit("the server ended before it listened")
+                raise SystemExit(f"the server ended before it listened: {said}")
         port = int(re.search(r"http://[\d.]+:(\d+)", line)[1])  # type: ignore[index]
         base = f"http://127.0.0.1:{port}"
         process = psutil.Process(server.pid)
