@@ -17,7 +17,7 @@ import atexit
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,6 +181,23 @@ def _without_mlflow() -> Iterator[None]:
         del sys.modules["mlflow"]
 
 
+def _without_compiling_muon() -> None:
+    """Import DeepSpeed's Muon, as every ZeRO engine does, with its kernels left as plain functions.
+
+    They are decorated with torch.compile, which loads all of inductor: three seconds a rank for an
+    optimizer that no setting here chooses. Where DeepSpeed has moved them, it imports them itself.
+    """
+    with suppress(ImportError, AttributeError):
+        from deepspeed.runtime import compiler
+
+        decorator, plain = compiler.compile, compiler.dummy_decorator
+        compiler.compile = lambda: plain
+        try:
+            import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+        finally:
+            compiler.compile = decorator
+
+
 @contextmanager
 def process_group() -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one.
@@ -213,8 +230,9 @@ def process_group() -> Iterator[Ranks]:
             import deepspeed
             import deepspeed.ops
 
-        if not with_cuda:
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _without_compiling_muon()
+        if not with_cuda:  # none is used: to ask which could be, DeepSpeed runs a compiler
+            deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         yield Ranks(rank, world_size, local_rank, local_world_size, device)
     finally:

@@ -27,7 +27,9 @@ SERVER.set_forkserver_preload(
     [
         "torch",
         "deepspeed",
-        "transformers",
+        "transformers.models.llama.modeling_llama",
+        "transformers.generation.utils",
+        "pretrain.stage",
         "pretrain.train",
         "pretrain.weights.export",
         "forked_ranks",

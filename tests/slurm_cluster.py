@@ -9,14 +9,16 @@ the machine are not ours.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from two_hosts import NAMES, ROOT, TwoHosts, install
 
@@ -68,6 +70,40 @@ munged --foreground --force --key-file={base}/{name}/munge.key --socket=/run/mun
 """
 
 
+class Launched:
+    """A launcher in the background. said: the file of what it prints, to be read while it runs."""
+
+    def __init__(self, process: subprocess.Popen[Any], said: Path) -> None:
+        self.process, self._said = process, said
+
+    def told(self, after: str = "") -> str:
+        """What it has printed so far, behind the first place where `after` stands."""
+        said = self._said.read_text(errors="replace")
+        return said.partition(after)[2] if after else said
+
+    def wait_for(self, happened: Callable[[], Any], seconds: float = 300) -> None:
+        """Until it happens; a launcher that ends before is an error of the test."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            ended = self.process.poll()
+            assert ended is None, f"ended with {ended}: {self.told()}"
+            assert time.monotonic() < deadline, f"it did not happen in time: {self.told()[-3000:]}"
+            time.sleep(0.1)
+
+    def ctrl_c(self) -> None:
+        """For the launcher alone; what was started is nsenter, which waits for it."""
+        (child,) = psutil.Process(self.process.pid).children()
+        child.send_signal(signal.SIGINT)
+
+    def ended(self, seconds: float = 300) -> int:
+        """Its exit status."""
+        try:
+            return self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"the launcher does not end: {self.told()[-3000:]}")
+
+
 class SlurmCluster:
     """Slurm on two hosts. environment: what its commands need."""
 
@@ -87,12 +123,28 @@ class SlurmCluster:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
-    def launch(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def launch(self, *words: str) -> Launched:
         """`malmoi launch …` on node0, in the background."""
         command = [sys.executable, "-m", "launch.cli", "launch", *words]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
         environment = self.environment | {"PYTHONPATH": str(ROOT)}
-        return self.hosts.popen(0, command, env=environment, **options)
+        said = self.hosts.base / f"launched-{len(list(self.hosts.base.glob('launched-*')))}"
+        with said.open("wb") as file:
+            process = self.hosts.popen(0, command, env=environment, stdout=file, stderr=file)
+        return Launched(process, said)
+
+    def state(self, number: str) -> str:
+        """What Slurm calls the state of a job."""
+        said = self.ask("scontrol", "show", "job", "--oneliner", number)
+        return next(w.partition("=")[2] for w in said.split() if w.startswith("JobState="))
+
+    def start_now(self, number: str) -> bool:
+        """Let a job that was put back into the queue start, which by itself it does after two minutes.
+
+        Whether it has; Slurm may still clean up after it, so ask again.
+        """
+        if self.state(number) == "PENDING":
+            self.run(["scontrol", "update", f"JobId={number}", "StartTime=now"])
+        return self.state(number) != "PENDING"
 
     def jobs(self) -> list[str]:
         """The numbers of the jobs that wait or run."""
@@ -121,7 +173,7 @@ class SlurmCluster:
                     host, ["bash", "-c", script], env=self.environment, stdout=log, stderr=log
                 )
             )
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             done = self.run(["sinfo", "--noheader", "--Node", "--format=%N %t"])
             if sorted(done.stdout.split("\n")[:2]) == ["node0 idle", "node1 idle"]:

@@ -4,6 +4,10 @@ In: a `Job` for a `Slurm` cluster. Out: the script, the same for the same job; n
 first machine of the allocation runs the stages (`launch.clusters.inside drive`, a child of the script),
 one step on all others follows it (`inside follow`), so that Slurm sees one job, one log and one status.
 
+A job that may go on with fewer machines (`min_nodes`) outlives one that fails (`--no-kill`): its ranks are
+started again on those that are left. Where Slurm puts it back into the queue, since the first machine
+failed or time was up, it starts with as many as are free then (`--nodes=MIN-MAX`).
+
 The decision: the time limit's signal goes to the script alone (`--signal=B:`), which passes it on to the
 driver as a request to stop: Ray's and torchrun's own processes would die of it. Status 75 after it puts
 the job back into the queue.
@@ -40,6 +44,7 @@ def script(job: Job, stages: list[str] | None = None) -> str:
     """
     cluster, stages = _cluster(job), stages or job.stages
     asked = job.stage if stages == job.stages else stages[0] if len(stages) == 1 else "run"
+    fewest = 1 if _tasks(cluster, stages) > 1 else _fewest(cluster)
     container = _container(cluster, job)
     inside = [*container, *_python(cluster), "-m", "launch.clusters.inside"]
     lines = [
@@ -56,7 +61,7 @@ def script(job: Job, stages: list[str] | None = None) -> str:
         f"inside=({shlex.join(inside)})",
         f"common=({shlex.join(_common(job))})",
         f"words=({shlex.join([job.cluster_source, asked, job.source, *job.overrides])})",
-        _BODY.replace("STEP", " ".join(_step(cluster, stages))),
+        _BODY.replace("STEP", " ".join(_step(cluster, stages))).replace("FEWEST", str(fewest)),
         _again(cluster),
         'exit "$status"',
     ]
@@ -68,6 +73,7 @@ allocation=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}}
 mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")"""
 
 _BODY = """\
+common+=(--nodes "FEWEST:${#names[@]}")  # how many there are this time
 common+=(--allocation "$allocation" --peers "${names[*]}" --array "${SLURM_ARRAY_TASK_COUNT:-1}")
 why=
 driver=
@@ -113,11 +119,12 @@ def _again(cluster: Slurm) -> str:
 def _options(job: Job, stages: list[str]) -> list[str]:
     """The #SBATCH lines that the cluster file's keys make."""
     cluster = _cluster(job)
-    data_only = "pretrain" not in stages
-    array = cluster.array if data_only else 1
+    data_only, array = "pretrain" not in stages, _tasks(cluster, stages)
+    fewest = _fewest(cluster)
+    nodes = f"{fewest}-{cluster.nodes}" if fewest < cluster.nodes else str(cluster.nodes)
     given: list[tuple[str, object]] = [
         ("job-name", name_of(job)),
-        ("nodes", 1 if array > 1 else cluster.nodes),
+        ("nodes", 1 if array > 1 else nodes),
         ("ntasks-per-node", 1),
         ("array", f"0-{array - 1}" if array > 1 else None),
         ("gpus-per-node", cluster.gpus if cluster.gpus and not data_only else None),
@@ -141,7 +148,7 @@ def _options(job: Job, stages: list[str]) -> list[str]:
             )
         lines.append(f"#SBATCH --{name}={value}")
     lines.append("#SBATCH --requeue" if cluster.requeue else "#SBATCH --no-requeue")
-    if cluster.min_nodes is not None and cluster.min_nodes < cluster.nodes:
+    if fewest < cluster.nodes and array == 1:
         lines.append("#SBATCH --no-kill")  # the job outlives a machine
     return lines
 
@@ -153,9 +160,19 @@ def _step(cluster: Slurm, stages: list[str]) -> list[str]:
         words.append(f"--cpus-per-task={cluster.cpus}")  # not inherited from sbatch since 22.05
     if cluster.gpus and "pretrain" in stages:
         words.append(f"--gpus-per-node={cluster.gpus}")
-    if cluster.min_nodes is not None and cluster.min_nodes < cluster.nodes:
+    if _fewest(cluster) < cluster.nodes:
         words.append("--no-kill")
     return words
+
+
+def _fewest(cluster: Slurm) -> int:
+    """The fewest machines that the job goes on with."""
+    return min(cluster.min_nodes or cluster.nodes, cluster.nodes)
+
+
+def _tasks(cluster: Slurm, stages: list[str]) -> int:
+    """Jobs of an array; 1 where the stages are one job."""
+    return cluster.array if "pretrain" not in stages else 1
 
 
 def _signal_seconds(job: Job) -> int:
@@ -198,11 +215,9 @@ def name_of(job: Job) -> str:
 def _common(job: Job) -> list[str]:
     """What `inside` is told on every machine alike."""
     cluster = _cluster(job)
-    fewest = cluster.nodes if cluster.min_nodes is None else min(cluster.min_nodes, cluster.nodes)
     ranks = max(1, cluster.gpus) if cluster.ranks == "auto" else cluster.ranks
     words = [
         "--run", str(job.folder),
-        "--nodes", f"{fewest}:{cluster.nodes}",
         "--ranks", str(ranks),
         "--threads", str(cluster.threads),
         "--port", str(cluster.port),

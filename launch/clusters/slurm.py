@@ -29,11 +29,12 @@ from configs.files import read_json, write_json, write_text
 from configs.progress import Log, Progress
 from launch.clusters.job import Job
 from launch.clusters.sbatch import script
+from launch.console import EVENT
 from launch.holder import last_command
 
 RECORD = "slurm.json"
-LOOK = (1.0, 5.0)  # seconds between two looks at the queue: in the first minute, and later
-LONG = 60.0  # seconds after which a job is looked at less often
+LOOK = (1.0, 5.0)  # seconds between two looks at the queue: after a change, and later
+LONG = 60.0  # seconds without a change after which a job is looked at less often
 PATIENCE = 60.0  # seconds in which Slurm has to answer a question
 LAST_LINES = 12
 
@@ -156,7 +157,7 @@ def _digest(scripts: Sequence[str]) -> str:
 def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None:
     """Show a job's state and lines until it has ended; raise as it ended."""
     output = _Output(job.folder / "logs" / f"slurm-{number}.out")
-    started, told, asked, unknown = time.monotonic(), "", 0, 0
+    changed, told, asked, unknown = time.monotonic(), "", 0, 0
     last = State("PENDING")
     interrupted: type[BaseException] | None = None
     while True:
@@ -168,12 +169,12 @@ def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None
             last = state or last
             words = _words(number, last)
             if words != told:
-                told = words
-                log(Progress("launch", f"job {number}", message=words))
+                told, changed = words, time.monotonic()
+                log(Progress("launch", "event", unit=EVENT, message=f"job {number} {words}"))
             output.show()
             if not last.alive:
                 break
-            time.sleep(LOOK[0] if asked or time.monotonic() - started < LONG else LOOK[1])
+            time.sleep(LOOK[0] if asked or time.monotonic() - changed < LONG else LOOK[1])
         except (KeyboardInterrupt, Stopped) as stop:
             asked += 1
             interrupted = interrupted or type(stop)

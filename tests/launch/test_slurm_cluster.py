@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from two_hosts import ROOT, two_hosts
 from configs.load import dump
 from configs.schema import Config
 from configs.yaml12 import emit
+from launch.clusters.beats import read_beats
 
 pytestmark = [pytest.mark.thorough, pytest.mark.slow, pytest.mark.xdist_group("two_hosts")]
 
@@ -51,51 +51,31 @@ def steps(folder: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
 
 
-def wait_for(
-    happened: Callable[[], Any], launched: subprocess.Popen[str], seconds: float = 150
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert launched.poll() is None, (
-            f"ended with {launched.returncode}: {launched.stderr.read()}"
-        )  # type: ignore[union-attr]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def ctrl_c(launched: subprocess.Popen[str]) -> None:
-    """Ctrl-C for the launcher alone; what was started is nsenter, which waits for it."""
-    (child,) = psutil.Process(launched.pid).children()
-    child.send_signal(signal.SIGINT)
-
-
-def ended(launched: subprocess.Popen[str], seconds: float = 170) -> str:
-    """What the launcher wrote to stderr until it ended."""
-    try:
-        return launched.communicate(timeout=seconds)[1]
-    except subprocess.TimeoutExpired:
-        launched.kill()
-        pytest.fail(f"the launcher does not end: {launched.communicate()[1][-3000:]}")
+def training(
+    cluster: SlurmCluster, folder: str, name: str, count: int = STEPS, **fields: Any
+) -> tuple[Path, Path]:
+    """A config that trains a tiny model for so many steps, in a folder of its own; and its run folder."""
+    shared = cluster.hosts.shared / folder
+    shared.mkdir()
+    mixture = {"ko": 0.75, "en": 0.25}
+    made = {
+        "documents": [str(make_documents(shared / "documents"))],
+        "tokenizer": str(make_tokenizer(shared / "tokenizer")),
+        "phases": [{"name": "text", "tokens": 512 * count, "lr": 3e-3, "mixture": mixture}],
+        "checkpoint": {"every_steps": 20, "keep": 2},
+        "evaluate": {"every_steps": 1000, "sequences": 4},
+    }
+    config, run = shared / name, shared / "run"
+    settings = make_config(**made, **fields).model_copy(update={"dir": str(run)})
+    config.write_text(dump(settings), encoding="utf-8")
+    return config, run
 
 
 def test_training_on_both_hosts_goes_on_after_the_time_limit_with_the_losses_of_one_host(
     cluster: SlurmCluster,
 ) -> None:
-    shared = cluster.hosts.shared / "실험 '하나' (1)"
-    shared.mkdir()
-    made = {
-        "documents": [str(make_documents(shared / "documents"))],
-        "tokenizer": str(make_tokenizer(shared / "tokenizer")),
-        "phases": [
-            {"name": "text", "tokens": 512 * STEPS, "lr": 3e-3, "mixture": {"ko": 0.75, "en": 0.25}}
-        ],
-        "checkpoint": {"every_steps": 20, "keep": 2},
-        "evaluate": {"every_steps": 1000, "sequences": 4},
-    }
-    config, alone = shared / "내 설정.yaml", shared / "alone"
-    run = shared / "run"
-    settings = make_config(**made).model_copy(update={"dir": str(run)})
-    config.write_text(dump(settings), encoding="utf-8")
+    config, run = training(cluster, "실험 '하나' (1)", "내 설정.yaml")
+    alone = run.with_name("alone")
     reference = subprocess.run(
         [sys.executable, "-m", "launch.cli", "pretrain", str(config), f"dir={alone}",
          "pretrain.processes=2"],
@@ -105,21 +85,64 @@ def test_training_on_both_hosts_goes_on_after_the_time_limit_with_the_losses_of_
     words = (cluster_file(cluster), "pretrain", str(config))
 
     launched = cluster.launch(*words)
-    wait_for(lambda: len(steps(run)) >= 5, launched)
+    launched.wait_for(lambda: "running on node[0-1]" in launched.told() and len(steps(run)) >= 5)
     (number,) = cluster.jobs()
     cluster.ask("scancel", "--batch", "--signal=USR1", number)  # what the time limit sends
-    wait_for(lambda: "PENDING" in cluster.ask("scontrol", "show", "job", number), launched)
-    time.sleep(5)  # Slurm cleans up; it would start the job two minutes later by itself
-    cluster.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
-    said = ended(launched)
-    assert launched.returncode == 0, said
-    assert "waits (" in said and "running on node[0-1]" in said
+    launched.wait_for(lambda: "waits (" in launched.told(after="running on"))
+    launched.wait_for(lambda: cluster.start_now(number))
+    assert launched.ended() == 0, launched.told()
     assert "Restarts=1" in cluster.ask("scontrol", "show", "job", number)
     assert steps(run) == steps(alone)
     report = json.loads((run / "pretrain" / "report.json").read_text())
     assert (report["world_size"], report["resumed"]) == (2, 1)
     hosts = {path.name.split("-")[1] for path in (run / "logs").glob("pretrain-node*.log")}
     assert hosts == {"node0", "node1"}
+
+
+def world(run: Path) -> int:
+    """Ranks of the training that there is now."""
+    beats = read_beats(run / "pretrain").values()
+    newest = max(beats, key=lambda beat: beat.time, default=None)
+    return 0 if newest is None else newest.world_size
+
+
+def test_a_machine_that_fails_is_gone_on_without_and_a_requeued_job_starts_with_those_left(
+    cluster: SlurmCluster,
+) -> None:
+    config, run = training(cluster, "fewer", "config.yaml", count=300, hang_seconds=15)
+    launched = cluster.launch(cluster_file(cluster, min_nodes=1), "pretrain", str(config))
+    sealed = run / "pretrain" / "checkpoints" / "latest"
+    launched.wait_for(lambda: "running on node[0-1]" in launched.told() and sealed.exists())
+    (number,) = cluster.jobs()
+    cluster.ask("scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=test")
+    try:
+        launched.wait_for(lambda: world(run) == 1)
+        reached = len(steps(run))
+        launched.wait_for(lambda: len(steps(run)) > reached)
+        assert "running on node0" in launched.told(after="running on node[0-1]")
+        cluster.ask("scancel", "--batch", "--signal=USR1", number)  # its time is up, too
+        launched.wait_for(lambda: "waits (" in launched.told(after="running on node0"))
+        launched.wait_for(lambda: cluster.start_now(number))
+        assert launched.ended() == 0, launched.told()
+    finally:
+        cluster.ask("scontrol", "update", "NodeName=node1", "State=RESUME")
+    report = json.loads((run / "pretrain" / "report.json").read_text())
+    assert (report["world_size"], report["resumed"]) == (1, 2)
+    entries = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").open()]
+    trained = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in trained] == list(range(1, 301))
+    ends = [entry["first_sequence"] + entry["sequences"] for entry in trained]
+    assert [entry["first_sequence"] for entry in trained] == [0, *ends[:-1]]
+
+
+def driver(run: Path) -> psutil.Process:
+    """The process that runs the stages on the first machine."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            words = process.cmdline()
+            if "launch.clusters.inside" in words and "drive" in words and str(run) in words:
+                return process
+    raise AssertionError("nothing drives the stages")
 
 
 def output(folder: Path) -> dict[str, bytes]:
@@ -147,8 +170,7 @@ def test_deduplication_on_ray_across_the_allocation_has_the_bytes_of_a_local_one
     file = shared / "config.yaml"
     file.write_text(dump(config), encoding="utf-8")
     launched = cluster.launch(cluster_file(cluster, **keys), "dedup", str(file))
-    said = ended(launched)
-    assert launched.returncode == 0, said
+    assert launched.ended() == 0, launched.told()
     assert output(shared / "run") == output(tmp_path / "local")
     assert cluster.jobs() == []
 
@@ -163,14 +185,16 @@ def test_ctrl_c_asks_the_job_to_stop_and_the_same_command_goes_on(cluster: Slurm
     file.write_text(dump(config), encoding="utf-8")
     words = (cluster_file(cluster, nodes=1), "dedup", str(file))
     launched = cluster.launch(*words)
-    wait_for(lambda: (shared / "run" / "lineage.json").exists(), launched)
-    ctrl_c(launched)
-    said = ended(launched, 60)
-    assert launched.returncode == 130, said
-    assert "asked to save and stop" in said and cluster.jobs() == []
+    launched.wait_for(lambda: (shared / "run" / "lineage.json").exists())
+    held = driver(shared / "run")  # it must not be done before it is asked
+    held.suspend()
+    launched.ctrl_c()
+    launched.wait_for(lambda: "asked to save and stop" in launched.told())
+    held.resume()
+    assert launched.ended() == 130, launched.told()
+    assert cluster.jobs() == []
     again = cluster.launch(*words)
-    said = ended(again, 120)
-    assert again.returncode == 0, said
+    assert again.ended() == 0, again.told()
     assert (shared / "run" / "dedup" / "report.json").exists()
 
 
@@ -184,10 +208,9 @@ def test_a_persons_mistake_ends_the_job_with_2_and_its_own_words(cluster: SlurmC
     file = shared / "config.yaml"
     file.write_text(emit(config), encoding="utf-8")
     launched = cluster.launch(cluster_file(cluster, nodes=1), "dedup", str(file))
-    said = ended(launched, 60)
-    assert launched.returncode == 2, said
+    assert launched.ended() == 2, launched.told()
+    said = launched.told()
     assert "error: dedup.sources" in said and "Traceback" not in said
     refused = cluster.launch(cluster_file(cluster, partition="nowhere"), "dedup", str(file))
-    said = ended(refused, 60)
-    assert refused.returncode == 2 and "invalid partition" in said, said
+    assert refused.ended() == 2 and "invalid partition" in refused.told(), refused.told()
     assert list((shared / "run" / "logs").iterdir())

@@ -104,12 +104,12 @@ def test_keys_become_sbatch_options(tmp_path: Path) -> None:
         )
     )  # fmt: skip
     assert options(text) >= {
-        "--job-name=malmoi-run", "--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8",
+        "--job-name=malmoi-run", "--nodes=2-4", "--ntasks-per-node=1", "--gpus-per-node=8",
         "--cpus-per-task=96", "--mem=0", "--partition=gpu", "--account=team", "--qos=high",
         "--time=2-00:00:00", "--signal=B:USR1@900", "--requeue", "--open-mode=append", "--no-kill",
         "--constraint=h100",
     }  # fmt: skip
-    assert "--nodes 2:4" in text and "--ranks 8" in text
+    assert '--nodes "2:${#names[@]}"' in text and "--ranks 8" in text
 
 
 def test_a_data_stage_asks_for_no_gpu_and_may_be_an_array(tmp_path: Path) -> None:
