@@ -20,7 +20,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from configs.files import atomic
+from configs.files import atomic, read_json, write_json
+from pretrain.data.digests import Seen, digests
 from pretrain.data.tokens import Tokens, TokenSet
 
 PIECE = np.dtype([("document", "<i8"), ("start", "<i4"), ("length", "<i4")])
@@ -111,21 +112,43 @@ def open_plan(
 ) -> Plan:
     """The stored plan of a source (of one rendering of it), made and stored first where it is missing.
 
-    It lies under `tokens/plans/<digest of the manifest>/`, so it can never be that of other tokens.
+    It lies under `tokens/plans/<digest of the manifest>/`, so it can never be that of other tokens, with
+    its files' SHA-256 beside it: a plan that is damaged, or half there, is made again from the lengths.
     """
     stem = f"{source}.{objective}.{sequence_length}"
     if split != "train":
         stem = f"{source}.{split}.{sequence_length}"
     folder = tokens.folder / "plans" / tokens.digest[:16]
     paths = [folder / f"{stem}.{part}.npy" for part in ("pieces", "bins")]
-    if not paths[1].is_file():
+    record = folder / f"{stem}.json"
+    if not _sound(paths, record):
         plan = make_plan(tokens.sets[source, split], sequence_length, objective)
         for path, array in zip(paths, (plan.pieces, plan.bins), strict=True):
             _save(path, array)
+        _record(record, digests(paths, {}))
     pieces, bins = (
         np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None) for path in paths
     )
     return Plan(bins, pieces)
+
+
+def _sound(paths: list[Path], record: Path) -> bool:
+    """Whether the files are those that were recorded; hashed only where they have changed since."""
+    try:
+        noted = {name: (list(stamp), digest) for name, (stamp, digest) in read_json(record).items()}
+        before = {str(path): noted[path.name] for path in paths}
+        now = digests(paths, before)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+    if any(now[path][1] != before[path][1] for path in before):
+        return False
+    if now != before:  # a copy, hashed now and not at the next start
+        _record(record, now)
+    return True
+
+
+def _record(path: Path, found: Seen) -> None:
+    write_json(path, {Path(name).name: value for name, value in found.items()})
 
 
 def _save(path: Path, array: NDArray) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.packing import cut, pack
+from pretrain.data.packing import cut, make_plan, open_plan, pack
+from pretrain.data.tokens import Tokens, open_tokens
 
 
 def test_no_document_that_fits_is_cut_and_the_waste_is_under_one_percent() -> None:
@@ -33,3 +36,33 @@ def test_the_packing_of_random_lengths_never_loses_a_token() -> None:
         for document, start, length in plan.pieces.tolist():
             covered[starts[document] + start : starts[document] + start + length] += 1
         assert (covered == 1).all()
+
+
+def test_a_plan_that_was_damaged_is_made_again(tokens: Tokens, tmp_path: Path) -> None:
+    shutil.copytree(tokens.folder, tmp_path / "tokens")
+    own = open_tokens(tmp_path / "tokens")
+    made = make_plan(own.sets["ko", "train"], 96, "pretrain")
+    open_plan(own, "ko", 96, "pretrain")
+    folder = tmp_path / "tokens" / "plans" / own.digest[:16]
+    pieces, bins, record = (
+        folder / f"ko.pretrain.96.{end}" for end in ("pieces.npy", "bins.npy", "json")
+    )
+    whole = pieces.read_bytes(), bins.read_bytes()
+    stood = pieces.stat().st_mtime_ns
+
+    assert np.array_equal(open_plan(own, "ko", 96, "pretrain").pieces, made.pieces)
+    assert pieces.stat().st_mtime_ns == stood  # a sound one is left as it is
+
+    for path, damaged in (
+        (pieces, whole[0][:-3] + bytes([whole[0][-3] ^ 1]) + whole[0][-2:]),
+        (bins, whole[1][:-8]),
+        (record, b'{"half'),
+        (record, b"[]"),
+    ):
+        path.write_bytes(damaged)
+        again = open_plan(own, "ko", 96, "pretrain")
+        assert np.array_equal(again.pieces, made.pieces) and np.array_equal(again.bins, made.bins)
+        assert (pieces.read_bytes(), bins.read_bytes()) == whole
+    record.unlink()
+    open_plan(own, "ko", 96, "pretrain")
+    assert record.is_file()
