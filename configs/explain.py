@@ -1,6 +1,6 @@
 """The schema for people and editors: one key explained, a config to start from, a JSON schema.
 
-In: the pydantic models of `schema.py`, nothing else, so none of the three can say something that
+In: the pydantic models of `schema/`, nothing else, so none of the three can say something that
 the check does not. `python -m configs.explain` writes `configs/schema.json` anew.
 """
 

@@ -1,6 +1,6 @@
 """What the schema says about a key: its forms, in words, and the key a person may have meant.
 
-In: the pydantic models of `schema.py`. Out: `Form`s (a flat, printable view of an annotation), the
+In: the pydantic models of `schema/`. Out: `Form`s (a flat, printable view of an annotation), the
 sentence for what a value should be, and suggestions. `load.py`, `mistakes.py` and `explain.py` all
 read the schema through this file, so an error message and `malmoi explain` use the same words.
 """
