@@ -11,7 +11,7 @@ Four passes, each over whole tasks (some files of one source):
 
 The decision: between the passes everything is in files (dedup/.work), each with a mark that it is
 whole. So a run that was killed goes on at its last finished task and ends with the same bytes, with
-any number of workers. The cost: the texts are written twice (zstd), and read twice.
+any number of workers. The cost: the texts are written twice (as they are, then as zstd) and read twice.
 """
 
 from __future__ import annotations

@@ -73,39 +73,46 @@ def table(value: Callable[[int], int]) -> NDArray[np.uint8]:
 
 
 @njit(nogil=True, cache=True)
-def is_utf8(data: NDArray[np.uint8]) -> bool:
-    """Whether bytes are valid UTF-8 (RFC 3629: shortest forms, no surrogates, to U+10FFFF).
+def _unlike_utf8(third, second, before, bytes_):  # type: ignore[no-untyped-def]
+    """Whether a byte, with the three before it, is none of valid UTF-8 (RFC 3629: shortest forms, no
+    surrogates, to U+10FFFF). Compares without a branch, of which LLVM makes vectors."""
+    bad = np.uint8(0)
+    for i in range(len(bytes_)):
+        byte, first = bytes_[i], before[i]
+        inside = np.uint8(byte & np.uint8(0xC0) == 0x80)
+        wanted = np.uint8(first >= 0xC0) | np.uint8(second[i] >= 0xE0) | np.uint8(third[i] >= 0xF0)
+        wrong = (
+            (inside ^ wanted)
+            | np.uint8(byte & np.uint8(0xFE) == 0xC0)
+            | np.uint8(byte >= 0xF5)
+            | (np.uint8(first == 0xE0) & np.uint8(byte < 0xA0))
+            | (np.uint8(first == 0xED) & np.uint8(byte >= 0xA0))
+            | (np.uint8(first == 0xF0) & np.uint8(byte < 0x90))
+            | (np.uint8(first == 0xF4) & np.uint8(byte >= 0x90))
+        )
+        bad = np.uint8(bad | wrong)
+    return bad
 
-    Four times as fast as Arrow's validation on Korean text.
-    """
-    at, size = 0, len(data)
-    while at < size:
-        first = data[at]
-        if first < 0x80:
-            at += 1
-        elif 0xE1 <= first <= 0xEF:
-            if at + 2 >= size or data[at + 1] & 0xC0 != 0x80 or data[at + 2] & 0xC0 != 0x80:
-                return False
-            if first == 0xED and data[at + 1] >= 0xA0:
-                return False
-            at += 3
-        elif 0xC2 <= first <= 0xDF:
-            if at + 1 >= size or data[at + 1] & 0xC0 != 0x80:
-                return False
-            at += 2
-        elif first == 0xE0:
-            if at + 2 >= size or not 0xA0 <= data[at + 1] <= 0xBF or data[at + 2] & 0xC0 != 0x80:
-                return False
-            at += 3
-        elif 0xF0 <= first <= 0xF4:
-            if at + 3 >= size or data[at + 1] & 0xC0 != 0x80 or data[at + 2] & 0xC0 != 0x80:
-                return False
-            if data[at + 3] & 0xC0 != 0x80:
-                return False
-            if (first == 0xF0 and data[at + 1] < 0x90) or (first == 0xF4 and data[at + 1] > 0x8F):
-                return False
-            at += 4
-        else:
+
+@njit(nogil=True, cache=True)
+def is_utf8(data: NDArray[np.uint8]) -> bool:
+    """Whether bytes are valid UTF-8. Three times as fast on Korean text as a loop with branches,
+    which was four times as fast as Arrow's validation."""
+    size = len(data)
+    edge = np.zeros(9, np.uint8)  # the first bytes behind, and the last before, three of ASCII
+    head = min(size, 3)
+    edge[3 : 3 + head] = data[:head]
+    if _unlike_utf8(edge[:head], edge[1 : 1 + head], edge[2 : 2 + head], edge[3 : 3 + head]):
+        return False
+    edge[:] = 0
+    edge[3 - head : 3] = data[size - head :]
+    if _unlike_utf8(edge[:3], edge[1:4], edge[2:5], edge[3:6]):
+        return False
+    for at in range(3, size, 1 << 14):
+        end = min(at + (1 << 14), size)
+        if _unlike_utf8(
+            data[at - 3 : end - 3], data[at - 2 : end - 2], data[at - 1 : end - 1], data[at:end]
+        ):
             return False
     return True
 
@@ -124,6 +131,68 @@ def decode(data, at):  # type: ignore[no-untyped-def]
         return (first & 0x0F) << 12 | second << 6 | third, 3
     fourth = np.int64(data[at + 3]) & 0x3F
     return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, 4
+
+
+_BLOCK = 512
+"""Bytes decoded at a time: what stands between the two walks of `decode_all` stays in the cache."""
+
+
+@njit(nogil=True, cache=True)
+def _decode_block(zero, one, two, codes, lead):  # type: ignore[no-untyped-def]
+    """For every byte the code point that it would begin, one of four bytes excepted; and whether it
+    begins one. Without a branch, so LLVM makes vectors of it. Returns whether one has four bytes."""
+    four = np.uint8(0)
+    for i in range(len(zero)):
+        byte = np.uint32(zero[i])
+        second = np.uint32(one[i] & np.uint8(0x3F))
+        third = np.uint32(two[i] & np.uint8(0x3F))
+        long = np.uint32(second << np.uint32(6)) | third
+        of_three = np.uint32(np.uint32(byte << np.uint32(12)) & np.uint32(0xF000)) | long
+        of_two = np.uint32(np.uint32(byte << np.uint32(6)) & np.uint32(0x07C0)) | second
+        code = np.uint32(of_three if byte >= np.uint32(0xE0) else of_two)
+        codes[i] = byte if byte < np.uint32(0x80) else code
+    for i in range(len(zero)):
+        byte = zero[i]
+        lead[i] = np.uint8(byte < 0x80) | np.uint8(byte >= 0xC0)
+        four = np.uint8(four | np.uint8(byte >= 0xF0))
+    return four
+
+
+@njit(nogil=True, cache=True)
+def decode_all(data, start, end, points):  # type: ignore[no-untyped-def]
+    """The code points of data[start:end], valid UTF-8, to the front of `points`; returns how many.
+
+    points: room for one more than there are. Decodes without branches, first every byte as if a
+    character began there and then those where one does: Korean text changes between one byte and three
+    at every word, which no processor foresees, so that decoding one by one took nearly twice as long.
+    """
+    codes = np.empty(_BLOCK, np.uint32)
+    lead = np.empty(_BLOCK, np.uint8)
+    to = np.uint64(0)  # unsigned, so that an index is not asked whether it is negative
+    at = start
+    safe = min(end, len(data) - 3)  # three bytes behind each are read
+    while at < safe:
+        size = min(_BLOCK, safe - at)
+        four = _decode_block(
+            data[at : at + size], data[at + 1 : at + 1 + size], data[at + 2 : at + 2 + size], codes,
+            lead,
+        )  # fmt: skip
+        if four:
+            for i in range(size):
+                if data[at + i] >= 0xF0:
+                    codes[i] = decode(data, at + i)[0]
+        for i in range(size):
+            points[to] = codes[i]
+            to += np.uint64(lead[i])
+        at += size
+    while at < end and data[at] & 0xC0 == 0x80:
+        at += 1  # of a character that is decoded
+    while at < end:
+        code, width = decode(data, at)
+        points[to] = code
+        to += np.uint64(1)
+        at += width
+    return np.int64(to)
 
 
 @njit(nogil=True, cache=True)

@@ -28,9 +28,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numba import njit
 from numpy.typing import NDArray
+
+from dedup.utf8 import decode_all, lengths
 
 LONGEST_SHINGLE = 32
 """Characters; one odd 64-bit coefficient is drawn for each."""
@@ -128,63 +129,43 @@ def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _longest(texts: pa.LargeStringArray) -> int:
-    return int(pc.max(pc.utf8_length(texts)).as_py() or 0)
+    return int(lengths(texts).max(initial=0))
 
 
 @njit(nogil=True, cache=True)
-def _is_space(point):  # type: ignore[no-untyped-def]
-    """What str.split() splits at, beyond ASCII."""
-    return (
-        point == 0x85
-        or point == 0xA0
-        or point == 0x1680
-        or 0x2000 <= point <= 0x200A
-        or point == 0x2028
-        or point == 0x2029
-        or point == 0x202F
-        or point == 0x205F
-        or point == 0x3000
-    )
+def _plain_spaces(points):  # type: ignore[no-untyped-def]
+    """Make a plain space of what str.split() splits at. Compares without a branch, as vectors."""
+    for i in range(len(points)):
+        point = points[i]
+        space = (
+            np.uint8(np.uint32(point - np.uint32(9)) <= np.uint32(4))
+            | np.uint8(np.uint32(point - np.uint32(28)) <= np.uint32(3))
+            | np.uint8(point == np.uint32(0x85))
+            | np.uint8(point == np.uint32(0xA0))
+            | np.uint8(point == np.uint32(0x1680))
+            | np.uint8(np.uint32(point - np.uint32(0x2000)) <= np.uint32(0x0A))
+            | np.uint8(np.uint32(point - np.uint32(0x2028)) <= np.uint32(1))
+            | np.uint8(point == np.uint32(0x202F))
+            | np.uint8(point == np.uint32(0x205F))
+            | np.uint8(point == np.uint32(0x3000))
+        )
+        points[i] = np.uint32(32) if space else point
 
 
 @njit(nogil=True, cache=True)
 def _code_points(data, start, end, points):  # type: ignore[no-untyped-def]
     """UTF-8 bytes → code points, white space collapsed; returns how many."""
-    length = 0
-    at = start
-    while at < end:
-        byte = np.uint32(data[at])
-        if byte < 0x80:
-            at += 1
-            space = byte <= 32 and (byte == 32 or 9 <= byte <= 13 or byte >= 28)
-            point = byte
-        elif byte < 0xE0:
-            point = np.uint32(((byte & 0x1F) << 6) | (np.uint32(data[at + 1]) & 0x3F))
-            at += 2
-            space = point <= 0xA0 and _is_space(point)
-        elif byte < 0xF0:
-            point = np.uint32(
-                ((byte & 0x0F) << 12)
-                | ((np.uint32(data[at + 1]) & 0x3F) << 6)
-                | (np.uint32(data[at + 2]) & 0x3F)
-            )
-            at += 3
-            space = point <= 0x3000 and _is_space(point)
-        else:
-            point = np.uint32(
-                ((byte & 0x07) << 18)
-                | ((np.uint32(data[at + 1]) & 0x3F) << 12)
-                | ((np.uint32(data[at + 2]) & 0x3F) << 6)
-                | (np.uint32(data[at + 3]) & 0x3F)
-            )
-            at += 4
-            space = False
-        if space:
-            if length == 0 or points[length - 1] == 32:
-                continue
-            point = np.uint32(32)
-        points[length] = point
-        length += 1
+    length = decode_all(data, start, end, points)
+    _plain_spaces(points[:length])
+    to, one = np.uint64(0), np.uint64(1)  # unsigned: an index is not asked whether it is negative
+    before = one  # whether white space stands before, or nothing
+    for i in range(length):
+        point = points[i]
+        space = np.uint64(point == np.uint32(32))
+        points[to] = point
+        to += one - (space & before)
+        before = space
+    length = np.int64(to)
     if length > 0 and points[length - 1] == 32:
         length -= 1
     return length

@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from dedup.text.boilerplate import MARKS, candidates
-from dedup.text.points import decoded
+from dedup.text.points import WHITE, decoded
 from dedup.text.prose import TRIGGERS, keep_prose
 from dedup.text.starts import Starts, pair_place
 from dedup.utf8 import table
@@ -105,8 +105,8 @@ _TABLE[[ord(character) for character in "*_|#\\"]] |= MARKUP
 _TABLE[[ord(character) for character in _ENDINGS + ".!?…。\"'”’)~"]] |= ENDS
 _TABLE[0xFFFD] |= REPLACED
 
-_SPACES = _TABLE & KIND == SPACE
 _FLAGS = TRIGGERS | MARKS  # of characters, or-ed over a line
+_FLAGS |= np.where(_TABLE & KIND == SPACE, WHITE, 0).astype(np.uint16)
 
 BEGINNING = 4096
 """Characters of a text that `measure_and_show` shows."""
@@ -150,7 +150,7 @@ def measure_and_show(
     shown = Shown(Measures(*columns), {}, [])
     counted = shown.measures
     room = _Room(0)
-    for piece in decoded(texts, _SPACES, _FLAGS):
+    for piece in decoded(texts, _FLAGS):
         if lines:
             shown.lines.extend(candidates(piece))
         own = slice(piece.first, piece.first + piece.rows)

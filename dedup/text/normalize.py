@@ -41,7 +41,6 @@ _FULL = re.compile("[\\uff01-\\uff5e]+")
 _JAMO_RUN = re.compile("([\\u3131-\\u3163])\\1{2,}")
 _MARK_RUNS = tuple((mark * 4, re.compile(re.escape(mark) + "{4,}"), mark * 3) for mark in "!?,…")
 _DOTS = re.compile("\\.{6,}")
-_TRAILING = re.compile("(?<![ \\t])[ \\t]+(?=\\n)")
 _BLANK_LINES = re.compile("\\n{4,}")
 
 
@@ -50,7 +49,8 @@ def normalize_text(text: str) -> str:
     if _ODD.search(text):
         text = _LINE_END.sub("\n", text)
         text = _DROP.sub("", text)
-        text = _JOINER.sub("", text)
+        if "\u200d" in text:
+            text = _JOINER.sub("", text)
         text = _SPACE.sub(" ", text)
         text = _FULL.sub(lambda match: match[0].translate(_FULL_WIDTH), text)
     if not unicodedata.is_normalized("NFC", text):
@@ -63,7 +63,7 @@ def normalize_text(text: str) -> str:
     if "......" in text:
         text = _DOTS.sub("...", text)
     if " \n" in text or "\t\n" in text:
-        text = _TRAILING.sub("", text)
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     if "\n\n\n\n" in text:
         text = _BLANK_LINES.sub("\n\n\n", text)
     return text.strip()

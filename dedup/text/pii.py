@@ -97,11 +97,27 @@ _GAP, _ROUND = GAP, ROUND
 
 
 @njit(nogil=True, cache=True)
-def _next(data, at, end, classes):  # type: ignore[no-untyped-def]
-    """The next byte at which something may begin. In a function of its own: 8 times as fast."""
-    while at < end and classes[data[at]] <= LETTER:
-        at += 1
-    return at
+def _places(data, marks, places):  # type: ignore[no-untyped-def]
+    """Where something may begin: DIGIT, AT, COLON and BRACKET; returns how many.
+
+    Without a branch: digits come when no processor foresees them.
+    """
+    for i in range(len(data)):
+        byte = data[i]
+        marks[i] = (
+            (np.uint8(byte >= 48) & np.uint8(byte <= 58))
+            | np.uint8(byte == 64)
+            | np.uint8(byte == 40)
+            | np.uint8(byte == 91)
+        )
+    found = np.uint64(0)
+    for i in range(len(data)):
+        places[found] = i
+        found += np.uint64(marks[i])
+    return np.int64(found)
+
+
+_PIECE = 1024  # bytes looked at for places at a time
 
 
 @njit(nogil=True, cache=True)
@@ -267,51 +283,55 @@ def _regions(offsets, data, classes):  # type: ignore[no-untyped-def]
     """
     found = np.empty((64, 3), np.int64)
     size = 0
+    marks = np.empty(_PIECE, np.uint8)
+    places = np.empty(_PIECE, np.int64)
     for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
         at = start
         until = start  # end of the last region of this text
-        while True:
-            first = _next(data, at, end, classes)
-            if first >= end:
-                break
-            kind = classes[data[first]]
-            at = first + 1
-            if kind == DIGIT:
-                at, hit = _number(data, first, start, end)
-                hit = hit or _passport(data, first, start, end)
-            elif kind == AT:
-                hit = _address(data, first, start, end)
-            elif kind == COLON:
-                hit = _version_six(data, first, start, end)
-            else:
-                hit = _spelt(data, at, end)
-            if not hit:
-                continue
-            low, high = first, at
-            for _ in range(_ROUND):
-                if low <= until or data[low - 1] == 10:
-                    break
-                low -= 1
-                while low > until and data[low] & 0xC0 == 0x80:
+        for begin in range(start, end, _PIECE):
+            piece = data[begin : min(begin + _PIECE, end)]
+            for i in range(_places(piece, marks, places)):
+                first = begin + places[i]
+                if first < at:
+                    continue
+                kind = classes[data[first]]
+                at = first + 1
+                if kind == DIGIT:
+                    at, hit = _number(data, first, start, end)
+                    hit = hit or _passport(data, first, start, end)
+                elif kind == AT:
+                    hit = _address(data, first, start, end)
+                elif kind == COLON:
+                    hit = _version_six(data, first, start, end)
+                else:
+                    hit = _spelt(data, at, end)
+                if not hit:
+                    continue
+                low, high = first, at
+                for _ in range(_ROUND):
+                    if low <= until or data[low - 1] == 10:
+                        break
                     low -= 1
-            while low > until and classes[data[low - 1]] != NOTHING:
-                low -= 1
-            for _ in range(_ROUND):
-                if high >= end or data[high] == 10:
-                    break
-                high += 1
-                while high < end and data[high] & 0xC0 == 0x80:
+                    while low > until and data[low] & 0xC0 == 0x80:
+                        low -= 1
+                while low > until and classes[data[low - 1]] != NOTHING:
+                    low -= 1
+                for _ in range(_ROUND):
+                    if high >= end or data[high] == 10:
+                        break
                     high += 1
-            if high > until:
-                while high < end and classes[data[high]] != NOTHING:
-                    high += 1
-            if low <= until and size and found[size - 1, 0] == row:
-                found[size - 1, 2] = max(until, high)
-            else:
-                if size == len(found):
-                    found = np.concatenate((found, np.empty_like(found)))
-                found[size, 0], found[size, 1], found[size, 2] = row, low, high
-                size += 1
-            until = max(until, high)
+                    while high < end and data[high] & 0xC0 == 0x80:
+                        high += 1
+                if high > until:
+                    while high < end and classes[data[high]] != NOTHING:
+                        high += 1
+                if low <= until and size and found[size - 1, 0] == row:
+                    found[size - 1, 2] = max(until, high)
+                else:
+                    if size == len(found):
+                        found = np.concatenate((found, np.empty_like(found)))
+                    found[size, 0], found[size, 1], found[size, 2] = row, low, high
+                    size += 1
+                until = max(until, high)
     return found[:size]

@@ -52,13 +52,15 @@ class Found(NamedTuple):
 class Rule(NamedTuple):
     """pattern: tried where a group of digits begins, in a run with `digits` digits or more.
 
-    judge: from where a match is starred out; None: it is not personal data.
+    judge: from where a match is starred out; None: it is not personal data. first: what a match can
+    begin with, which is asked before the pattern is.
     """
 
     kind: str
     pattern: re.Pattern[str]
     judge: Callable[[re.Match[str]], int | None]
     digits: int = 0
+    first: str = "0123456789"
 
 
 def star_out(text: str) -> tuple[str, list[Found]]:
@@ -87,6 +89,8 @@ def star_out(text: str) -> tuple[str, list[Found]]:
         for rule in NUMBERS:
             if count >= rule.digits:
                 for start in starts:
+                    if text[start] not in rule.first:
+                        continue
                     text = _try(rule, start, text, found)
     return text, found
 
@@ -94,6 +98,7 @@ def star_out(text: str) -> tuple[str, list[Found]]:
 _RUN = re.compile(rf"[(+]{{0,2}}[0-9]+(?:[{re.escape(SEPARATORS)}]{{1,{GAP}}}[0-9]+)*")
 _GROUP = re.compile(r"(?<![0-9(+])[(+]|(?<![0-9])[0-9]")
 _HIDE = re.compile("[0-9A-Za-z]")
+_NO_DIGITS = re.compile("[^0-9]+")
 
 
 def _try(rule: Rule, start: int, text: str, found: list[Found]) -> str:
@@ -419,7 +424,7 @@ def _account(match: re.Match[str]) -> int | None:
 
 
 def _digits(text: str) -> str:
-    return re.sub("[^0-9]", "", text)
+    return _NO_DIGITS.sub("", text)
 
 
 # ── network addresses ───────────────────────────────────────────────────────────────────────────
@@ -474,13 +479,13 @@ IPV6 = Rule("ip", _IPV6, _ipv6)
 NUMBERS = (
     Rule("resident_number", _RESIDENT, _resident, 13),
     Rule("foreigner_number", _FOREIGNER, _resident, 13),
-    Rule("driver_licence", _LICENCE, _licence, 12),
+    Rule("driver_licence", _LICENCE, _licence, 12, "12"),
     Rule("driver_licence", _OLD_LICENCE, _licence, 10),
-    Rule("phone", _MOBILE, _mobile, 10),
-    Rule("phone", _LANDLINE, _landline, 9),
-    Rule("phone", _SERVICE, _service, 8),
-    Rule("card", _CARD, _card, 16),
-    Rule("card", _AMEX, _card, 15),
+    Rule("phone", _MOBILE, _mobile, 10, "(+80"),
+    Rule("phone", _LANDLINE, _landline, 9, "(+80"),
+    Rule("phone", _SERVICE, _service, 8, "1"),
+    Rule("card", _CARD, _card, 16, "34569"),
+    Rule("card", _AMEX, _card, 15, "3"),
     Rule("business_number", _BUSINESS, _business, 10),
     Rule("account", _ACCOUNT, _account, 10),
     Rule("ip", _IPV4, _ipv4, 4),

@@ -17,7 +17,10 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-from dedup.utf8 import buffers, decode, longest
+from dedup.utf8 import buffers, decode_all, longest
+
+WHITE = 1 << 15
+"""The flag of white space."""
 
 _PIECE = 1 << 18  # bytes of text; one longer text makes a piece of its own
 
@@ -49,12 +52,10 @@ class Points:
         return self.points[start:end].tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def decoded(
-    texts: pa.Array, spaces: NDArray[np.bool_], flags: NDArray[np.uint16]
-) -> Iterator[Points]:
+def decoded(texts: pa.Array, flags: NDArray[np.uint16]) -> Iterator[Points]:
     """The pieces of a column (string or large_string, no nulls), one valid until the next is asked for.
 
-    spaces, flags: of the characters of the BMP.
+    flags: of the characters of the BMP, the highest bit of them says that it is white space.
     """
     offsets, data = buffers(texts)
     ends = [0]
@@ -62,7 +63,7 @@ def decoded(
         most = offsets[ends[-1]] + _PIECE
         ends.append(max(ends[-1] + 1, int(np.searchsorted(offsets, most, "right")) - 1))
     rows = int(np.diff(ends).max(initial=0))
-    room = max(_PIECE, longest(offsets)) + rows
+    room = max(_PIECE, longest(offsets)) + rows + 1
     per_row = [np.empty(rows + 1, np.int64) for _ in range(4)]
     piece = Points(
         first=0, rows=0, points=np.empty(room, np.uint32), starts=per_row[0], lengths=per_row[1],
@@ -72,7 +73,7 @@ def decoded(
     for first, end in pairwise(ends):
         piece.first, piece.rows = first, end - first
         _decode(
-            offsets[first : end + 1], data, spaces, flags, piece.points, piece.starts,
+            offsets[first : end + 1], data, flags, piece.points, piece.starts,
             piece.lengths, piece.spaces, piece.lines, piece.line_ends, piece.line_flags,
         )  # fmt: skip
         yield piece
@@ -80,45 +81,29 @@ def decoded(
 
 @njit(nogil=True, cache=True)
 def _decode(  # type: ignore[no-untyped-def]
-    offsets, data, white, flags, points, starts, lengths, spaces, lines, line_ends, line_flags
+    offsets, data, flags, points, starts, lengths, spaces, lines, line_ends, line_flags
 ):
     to = line = 0
     for row in range(len(offsets) - 1):
-        at, end = offsets[row], offsets[row + 1]
         starts[row], lines[row] = to, line
-        start = to
+        own = points[to:]
+        length = decode_all(data, offsets[row], offsets[row + 1], own)
         blank = 0
         seen = np.uint16(0)
-        while at < end:
-            byte = data[at]
-            if byte < 0x80:
-                points[to] = byte
-                if byte <= 32:
-                    blank += byte == 32 or 9 <= byte <= 13 or byte >= 28
-                    if byte == 10:
-                        line_ends[line], line_flags[line] = to - start, seen
-                        line += 1
-                        seen = np.uint16(0)
-                else:
-                    seen |= flags[byte]
-                at += 1
-            elif byte >= 0xE4 and byte < 0xF0:  # no white space among these
-                low = np.uint32(data[at + 1] & 0x3F) << 6 | np.uint32(data[at + 2] & 0x3F)
-                code = np.uint32(byte & 0x0F) << 12 | low
-                points[to] = code
-                seen |= flags[code]
-                at += 3
-            else:
-                other, size = decode(data, at)
-                points[to] = other
-                if other < 0x10000:
-                    blank += white[other]
-                    seen |= flags[other]
-                at += size
-            to += 1
-        line_ends[line], line_flags[line] = to - start, seen
+        for i in range(length):
+            code = own[i]
+            if code == 10:
+                blank += 1
+                line_ends[line], line_flags[line] = i, seen
+                line += 1
+                seen = np.uint16(0)
+            elif code < 0x10000:
+                flag = flags[code]
+                seen |= flag
+                blank += flag >> np.uint16(15)
+        line_ends[line], line_flags[line] = length, seen
         line += 1
-        lengths[row], spaces[row] = to - start, blank
-        points[to] = 10
-        to += 1
+        lengths[row], spaces[row] = length, blank
+        own[length] = 10
+        to += length + 1
     lines[len(offsets) - 1] = line

@@ -163,3 +163,11 @@ def test_slices_and_nulls_come_back_in_their_places(kind: pa.DataType) -> None:
 @pytest.mark.parametrize("text", ["1" * 300_000, "1 " * 150_000, "a1" * 150_000, "1@a." * 75_000, "0.123 " * 50_000])  # fmt: skip
 def test_long_lines_of_digits_and_signs_take_time_in_proportion(text: str) -> None:
     assert mask(pa.array([text])).counts == [mask_text(text).count("*") and 1]
+
+
+def test_a_number_is_found_wherever_the_walk_cuts_the_text() -> None:
+    for before in range(320, 350):  # the walk looks at 1,024 bytes at a time
+        text = "가" * before + " 연락처 010-1234-5678, a.b@c.com 입니다 1588-1234"
+        masked = mask(pa.array([text], pa.large_string()))
+        assert masked.texts.to_pylist() == [mask_text(text)]
+        assert masked.counts[0] >= 2
