@@ -57,15 +57,35 @@ def main(folder: Path) -> int:
     except (Stopped, KeyboardInterrupt):
         outcome = {"status": "stopped"}
     except Exception as error:
-        if not is_no_space(error, folder):
+        full = [place for place in _places(folder) if is_no_space(error, place)]
+        if not full:
             traceback.print_exc()
             return 1
-        line = no_space(error, folder)
+        line = f"{_host()}{no_space(error, min(full, key=_free))}"
         _remove_halves(stage)
         outcome = {"status": "full", "lines": [line]}
     if rank == 0 or outcome["status"] in ("error", "full"):
         write_outcome(stage / ".outcome.json", outcome)
     return 0
+
+
+def _places(folder: Path) -> list[Path]:
+    """Folders that a rank writes to; each may lie on a disk of its own (a mount, a link to scratch)."""
+    stage = folder / "pretrain"
+    own = [folder, stage, stage / "checkpoints", stage / "phases", folder / "model"]
+    return [place for place in [*own, Path(os.environ.get("TMPDIR", "/tmp"))] if place.is_dir()]
+
+
+def _free(place: Path) -> int:
+    """Bytes that may still be written there."""
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
+def _host() -> str:
+    """ "node1: " where the ranks are on several machines, whose disks are not all the same."""
+    everywhere, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return f"{platform.node()}: " if everywhere != here else ""
 
 
 def write_outcome(path: Path, outcome: dict[str, object]) -> None:

@@ -195,7 +195,7 @@ class TwoHosts:
         )  # fmt: skip
         self._processes.append(process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             inits = children.read_text().split()
             if inits:
@@ -214,7 +214,7 @@ class TwoHosts:
         self._processes.append(
             self.popen(host, [sshd, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         probe = ["ssh", "-F", str(self.ssh_config), NAMES[host], "hostname"]
         while True:
             done = self.run(0, probe)

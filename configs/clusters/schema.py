@@ -87,7 +87,9 @@ class Slurm(Section):
 
     kind: Literal["slurm"] = Field(description="jobs by sbatch")
     nodes: int = Field(1, ge=1, description="machines of a training job")
-    min_nodes: int | None = Field(None, ge=1, description="fewest to go on with; default: all")
+    min_nodes: int | None = Field(
+        None, ge=1, description="fewest to start and go on with, needs cpus; default: all"
+    )
     gpus: int = Field(0, ge=0, description="GPUs of each machine; 0 trains on CPUs")
     ranks: AtLeastOne | Auto = Field("auto", description="ranks of a machine; auto: its GPUs, or 1")
     cpus: int | None = Field(None, ge=1, description="processors of each machine for the job")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import psutil
 
-from configs.errors import InputError, Stopped
+from configs.errors import InputError, Stopped, is_no_space, no_space
 from configs.load import load
 from launch.clusters.identity import digest, own_address
 from launch.clusters.torchrun import (
@@ -314,4 +314,9 @@ def run(words: Sequence[str]) -> int:
         print("\n".join(f"error: {line}" for line in error.lines), flush=True)
         return 2
     except (Stopped, KeyboardInterrupt):
+        return 75
+    except OSError as error:
+        if not is_no_space(error, said.run):
+            raise
+        print(f"{platform.node()}: {no_space(error, said.run)}", flush=True)
         return 75

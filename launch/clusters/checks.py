@@ -25,6 +25,10 @@ from launch.clusters.identity import code, commit, packages, probe
 from launch.clusters.node import MARK
 from launch.clusters.ssh import LOST, ssh_words
 
+UPLOAD = (
+    "; pretrain.checkpoint.upload does not stand for it: it copies whole checkpoints out, and ranks read "
+    "the data, write their parts of a checkpoint and show their life in the run folder"
+)
 ANSWER = 60.0  # seconds for a machine's answer
 
 
@@ -39,11 +43,12 @@ class Machine:
 
 
 def check_hosts(
-    cluster: Hosts, hosts: Sequence[Host], folder: Path, *, trains: bool
+    cluster: Hosts, hosts: Sequence[Host], folder: Path, *, trains: bool, upload: bool = False
 ) -> tuple[list[Machine], dict[Host, str]]:
     """The machines that can be used, in order, and the hosts that do not answer, with ssh's words.
 
-    trains: whether the rendezvous needs its port. Raises InputError for whatever is wrong on a machine
+    trains: whether the rendezvous needs its port. upload: whether checkpoints are copied far away, which
+    a person may take for storage that is shared. Raises InputError for whatever is wrong on a machine
     that does answer.
     """
     token = secrets.token_hex(8)
@@ -62,7 +67,9 @@ def check_hosts(
         host: said for host, said in zip(hosts, answers, strict=True) if not isinstance(said, str)
     }
     wrong = [
-        f"{host.name}: {line}" for host, said in facts.items() for line in _wrong(said, folder)
+        f"{host.name}: {line}"
+        for host, said in facts.items()
+        for line in _wrong(said, folder, upload=upload)
     ]
     names: dict[str, str] = {}
     for host, said in facts.items():
@@ -114,7 +121,7 @@ def _ask(
     return why if done.returncode == LOST else {"broken": why}
 
 
-def _wrong(said: Mapping[str, Any], folder: Path) -> list[str]:
+def _wrong(said: Mapping[str, Any], folder: Path, *, upload: bool) -> list[str]:
     """What is wrong with a machine that answered."""
     if "broken" in said:
         return [
@@ -126,6 +133,12 @@ def _wrong(said: Mapping[str, Any], folder: Path) -> list[str]:
         lines.append(
             f"{folder}: {said['sees']}; the run folder has to lie on storage that all machines see "
             "at the same place (NFS, Lustre, …): name such a folder with dir=…"
+            + (UPLOAD if upload else "")
+        )
+    if said["full"]:
+        lines.append(
+            f"{said['full']}: no space left on the device for temporary files; free some, or name "
+            "another folder: environment: {TMPDIR: …}"
         )
     if said["port_taken"]:
         lines.append("another program listens on the port of the rendezvous; name another: port")

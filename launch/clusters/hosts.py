@@ -38,7 +38,7 @@ from launch.holder import refuse_held
 from launch.rank import die_with_parent
 
 RAY_PORT = 6379
-RAY_WAIT = 90.0  # seconds for Ray to come up on all machines
+RAY_WAIT = 180.0  # seconds for Ray to come up on all machines
 
 
 def hosts_of(cluster: Hosts) -> list[Host]:
@@ -61,7 +61,10 @@ def launch(job: Job, log: Log) -> None:
     assert isinstance(job.cluster, Hosts)
     hosts = hosts_of(job.cluster)
     refuse_held(job.folder)  # before its port is found taken, by this very run
-    machines, away = check_hosts(job.cluster, hosts, job.folder, trains="pretrain" in job.stages)
+    pretrain = job.config.pretrain if "pretrain" in job.stages else None
+    uploads = pretrain is not None and pretrain.checkpoint.upload is not None
+    given = {"trains": pretrain is not None, "upload": uploads}
+    machines, away = check_hosts(job.cluster, hosts, job.folder, **given)
     begun = (job.folder / "pretrain" / "checkpoints").is_dir()
     if away and (not begun or len(machines) < job.cluster.min_nodes):
         raise InputError(
@@ -80,9 +83,9 @@ def launch(job: Job, log: Log) -> None:
             )
         )
     over = OverSsh(job.cluster, machines, list(away))
-    given = (job.config, job.folder, job.source, job.overrides, job.only)
+    run = (job.config, job.folder, job.source, job.overrides, job.only)
     try:
-        run_command(*given, dry_run=False, machines=over)
+        run_command(*run, dry_run=False, machines=over)
     except NoSpace as error:
         raise Stopped(error.lines[0]) from error
     finally:

@@ -22,6 +22,7 @@ import psutil
 from configs.machine import cores
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPORARY = 16 << 20  # bytes that torchrun and Ray find in the folder for temporary files, at least
 SOURCES = ("configs", "dedup", "tokenizer", "pretrain", "launch")
 PACKAGES = (
     "torch", "deepspeed", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "pyarrow",
@@ -110,6 +111,7 @@ def facts(folder: Path, token: str, port: int | None) -> dict[str, Any]:
         "time": time.time(),
         "sees": _sees(folder, token),
         "port_taken": port is not None and _taken(port),
+        "full": _full(),
     }
 
 
@@ -137,6 +139,17 @@ def _sees(folder: Path, token: str) -> str:
     except OSError as error:
         return f"cannot write to it ({error.strerror})"
     return ""
+
+
+def _full() -> str:
+    """The folder for temporary files, which is this machine's own, where it has no room; else ""."""
+    place = os.environ.get("TMPDIR") or "/tmp"
+    try:
+        status = os.statvfs(place)
+    except OSError:
+        return ""
+    free = status.f_bavail * status.f_frsize
+    return "" if free >= TEMPORARY else f"{place} ({free / 1e6:.1f} MB free)"
 
 
 def _taken(port: int) -> bool:

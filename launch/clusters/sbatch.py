@@ -121,11 +121,17 @@ def _options(job: Job, stages: list[str]) -> list[str]:
     cluster = _cluster(job)
     data_only, array = "pretrain" not in stages, _tasks(cluster, stages)
     fewest = _fewest(cluster)
+    if fewest < cluster.nodes and cluster.cpus is None:
+        raise InputError(
+            f"{job.cluster_source}: min_nodes: needs cpus beside it (processors of each machine); "
+            "without them Slurm gives the fewest machines, however many are free"
+        )
     nodes = f"{fewest}-{cluster.nodes}" if fewest < cluster.nodes else str(cluster.nodes)
     given: list[tuple[str, object]] = [
         ("job-name", name_of(job)),
         ("nodes", 1 if array > 1 else nodes),
-        ("ntasks-per-node", 1),
+        # with it, Slurm counts tasks for the fewest machines of a range and gives no more
+        ("ntasks-per-node", 1 if nodes == str(cluster.nodes) or array > 1 else None),
         ("array", f"0-{array - 1}" if array > 1 else None),
         ("gpus-per-node", cluster.gpus if cluster.gpus and not data_only else None),
         ("cpus-per-task", cluster.cpus),

@@ -38,6 +38,9 @@ LONG = 60.0  # seconds without a change after which a job is looked at less ofte
 PATIENCE = 60.0  # seconds in which Slurm has to answer a question
 LAST_LINES = 12
 
+SILENT = "SILENT"
+"""No state of a job: Slurm's controller is away, or too busy to answer."""
+
 _ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING"}
 _ALIVE |= {"REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT", "STOPPED"}
 
@@ -136,6 +139,11 @@ def _in_queue(job: Job, scripts: Sequence[str]) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     states = [_state(number) for number in numbers]
+    if any(state is not None and state.name == SILENT for state in states):
+        raise InputError(
+            f"job {', '.join(numbers)}: may still run or wait, and Slurm's controller does not answer; "
+            "give the same command again when it does (scontrol ping)"
+        )
     alive = [n for n, state in zip(numbers, states, strict=True) if state and state.alive]
     if not alive:
         return []
@@ -155,10 +163,14 @@ def _digest(scripts: Sequence[str]) -> str:
 
 
 def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None:
-    """Show a job's state and lines until it has ended; raise as it ended."""
+    """Show a job's state and lines until it has ended; raise as it ended.
+
+    A machine that fails ends no job that may go on with fewer, unless it is the first: then the same
+    command goes on.
+    """
     output = _Output(job.folder / "logs" / f"slurm-{number}.out")
     changed, told, asked, unknown = time.monotonic(), "", 0, 0
-    last = State("PENDING")
+    last, ran = State("PENDING"), False
     interrupted: type[BaseException] | None = None
     while True:
         try:
@@ -166,8 +178,12 @@ def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None
             unknown = unknown + 1 if state is None else 0
             if state is None and (unknown > 5 or not last.alive):
                 break  # forgotten by the controller
-            last = state or last
+            silent = state is not None and state.name == SILENT  # the job needs no controller
+            last = last if state is None or silent else state
+            ran |= last.name == "RUNNING"
             words = _words(number, last)
+            if silent:
+                words += "; Slurm's controller does not answer"
             if words != told:
                 told, changed = words, time.monotonic()
                 log(Progress("launch", "event", unit=EVENT, message=f"job {number} {words}"))
@@ -180,6 +196,10 @@ def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None
             interrupted = interrupted or type(stop)
             _stop(number, last, all_numbers, hard=asked > 1, log=log)
     output.show()
+    # both are Slurm's words for the end of the machine that the script ran on
+    failed = last.name == "NODE_FAIL" or (ran and last.why == "JobLaunchFailure")
+    if failed and interrupted is None:
+        raise Stopped(f"job {number} ({last.name}): the machine that led it failed")
     _end(number, last, job, output, interrupted)
 
 
@@ -217,7 +237,6 @@ def _end(
     said = {
         "TIMEOUT": "its time limit came before it had saved; the same command goes on from the last "
         "checkpoint (more time, or a larger signal_seconds, saves in time)",
-        "NODE_FAIL": "a machine failed; the same command goes on from the last checkpoint",
         "OUT_OF_MEMORY": "it needed more memory than slurm.memory gives",
     }.get(state.name, f"it ended with status {state.status}")
     raise RuntimeError(
@@ -266,10 +285,10 @@ def _words(number: str, state: State) -> str:
 
 
 def _state(number: str) -> State | None:
-    """What scontrol says of a job; None where it has forgotten it, or does not answer."""
+    """What scontrol says of a job; None where it has forgotten it, SILENT where it does not answer."""
     done = _ask(["scontrol", "show", "job", "--oneliner", number])
     if done.returncode != 0:
-        return None
+        return None if "Invalid job id" in done.stderr else State(SILENT)
     states = [parsed for line in done.stdout.splitlines() if (parsed := _parsed(line))]
     if not states:
         return None

@@ -3,14 +3,16 @@
 In: `pretrain/.progress.jsonl` (rank 0's `Progress`) and the heartbeats of all ranks. Out: the same
 reports to the launcher's log, those of steps with the ranks, the slowest of them and the last heartbeat
 beside loss and tokens/s; and a line of its own for what happens only now and then (a straggler, a host
-that is lost).
+that is lost), which is kept in `logs/events.log`: a screen is gone when somebody asks why it was slow.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from configs.progress import Log, Progress
@@ -25,6 +27,7 @@ class View:
 
     def __init__(self, stage: Path, watch: Watch, log: Log) -> None:
         self._progress, self._watch, self._log = stage / ".progress.jsonl", watch, log
+        self._events = stage.parent / "logs" / "events.log"
         self._position = 0
         self._named: dict[tuple[int, str], float] = {}
 
@@ -52,5 +55,10 @@ class View:
                 self.say(named(slow))
 
     def say(self, line: str) -> None:
-        """A line of its own, said once."""
+        """A line of its own, said once and kept; a disk that has no room for it loses it."""
         self._log(Progress("pretrain", "event", unit=EVENT, message=line))
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        with suppress(OSError):
+            self._events.parent.mkdir(parents=True, exist_ok=True)
+            with self._events.open("a", encoding="utf-8") as handle:
+                handle.write(f"{stamp} {line}\n")

@@ -165,15 +165,17 @@ def test_the_view_shows_ranks_beside_the_figures_of_a_step_and_a_straggler_once(
     tmp_path: Path,
 ) -> None:
     clock = Clock()
-    watch = Watch(tmp_path, None, clock)
+    stage = tmp_path / "pretrain"
+    stage.mkdir()
+    watch = Watch(stage, None, clock)
     told: list[Progress] = []
-    view = View(tmp_path, watch, told.append)
+    view = View(stage, watch, told.append)
     view.tick()  # nothing is there yet
-    progress = tmp_path / ".progress.jsonl"
+    progress = stage / ".progress.jsonl"
     step = {"stage": "pretrain", "step": "text", "done": 3, "total": 9, "unit": "steps"}
     for number in range(1, 7):
         for rank in range(2):
-            beat(tmp_path, rank, step=number, own_seconds=0.1 + 0.3 * rank)
+            beat(stage, rank, step=number, own_seconds=0.1 + 0.3 * rank)
         clock.now += 1
         watch.look()
     progress.write_text(json.dumps(step | {"message": "loss 5.000, 99 tokens/s"}) + '\n{"stage"')
@@ -184,6 +186,8 @@ def test_the_view_shows_ranks_beside_the_figures_of_a_step_and_a_straggler_once(
         "last heartbeat 0 s ago",
         "rank 1 on node1 holds the others up: its own part of a step takes 0.4 s, theirs 0.1 s (4.0×)",
     ]
+    (kept,) = (tmp_path / "logs" / "events.log").read_text().splitlines()
+    assert kept.endswith(told[1].message)
 
 
 def test_a_stopwatch_takes_the_time_of_the_cpu() -> None:

@@ -104,12 +104,24 @@ def test_keys_become_sbatch_options(tmp_path: Path) -> None:
         )
     )  # fmt: skip
     assert options(text) >= {
-        "--job-name=malmoi-run", "--nodes=2-4", "--ntasks-per-node=1", "--gpus-per-node=8",
+        "--job-name=malmoi-run", "--nodes=2-4", "--gpus-per-node=8",
         "--cpus-per-task=96", "--mem=0", "--partition=gpu", "--account=team", "--qos=high",
         "--time=2-00:00:00", "--signal=B:USR1@900", "--requeue", "--open-mode=append", "--no-kill",
         "--constraint=h100",
     }  # fmt: skip
     assert '--nodes "2:${#names[@]}"' in text and "--ranks 8" in text
+
+
+def test_a_range_of_machines_is_asked_for_so_that_slurm_gives_as_many_as_are_free(
+    tmp_path: Path,
+) -> None:
+    """Slurm 22.05 gives the fewest where --ntasks-per-node stands beside a range, or no --cpus-per-task."""
+    assert "--ntasks-per-node=1" in options(script(job(tmp_path, nodes=2)))
+    found = options(script(job(tmp_path, nodes=2, min_nodes=1, cpus=8)))
+    assert {"--nodes=1-2", "--cpus-per-task=8", "--no-kill"} <= found
+    assert not any(option.startswith("--ntasks-per-node") for option in found)
+    with pytest.raises(InputError, match="min_nodes: needs cpus beside it"):
+        script(job(tmp_path, nodes=2, min_nodes=1))
 
 
 def test_a_data_stage_asks_for_no_gpu_and_may_be_an_array(tmp_path: Path) -> None:
