@@ -187,7 +187,7 @@ def _run_one(
         console.log_to(folder / "logs" / f"{stage}-{os.uname().nodename}-0.log")
     try:
         console.note(decision.line())
-        _run_stage(stage, config, folder, console, machines)
+        _run_stage(decision, config, folder, console, machines)
         console.note(f"{stage}: done in {duration(time.monotonic() - started)}")
     except BaseException as error:
         console.note(f"{stage}: {type(error).__name__}: {error}".rstrip(": "))
@@ -216,15 +216,18 @@ def _room(folder: Path) -> Iterator[None]:
 
 
 def _run_stage(
-    stage: str, config: Config, folder: Path, console: Console, machines: Machines | None
+    decision: Decision, config: Config, folder: Path, console: Console, machines: Machines | None
 ) -> None:
     from launch.clusters.local import Here
 
-    where = machines or Here()
+    stage, where = decision.stage, machines or Here()
     if stage == "pretrain":
-        from pretrain.stage import prepare
+        from pretrain.prepared import is_prepared
 
-        prepare(config, folder, log=console.log)
+        if decision.action != "resume" or not is_prepared(config, folder):
+            from pretrain.stage import prepare  # torch and transformers: five seconds
+
+            prepare(config, folder, log=console.log)
         where.train(config, folder, console.log)
         return
     with where.for_data(stage, config, folder, console.log) as placed:

@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "tracking.jsonl"
 MARK_EVERY = 10.0  # seconds between two notes of how far a training is
+HOLD = 60.0  # longest that the sender waits for a training's first step
 SYSTEM_EVERY = 30.0  # seconds between two looks at the machine
 SEND_EVERY = 5.0  # seconds between two looks of the sender
 RETRY_MOST = 60.0  # longest wait before a server that failed is tried again
@@ -78,8 +79,8 @@ class Tracker:
         self.journal.add(
             "begin", stage=stage, resumed=resumed, keys=output_keys(self.config, stage)
         )
-        self._watch = _Watch(self.journal, self.folder, stage)
-        self._send()
+        sender = self._send()
+        self._watch = _Watch(self.journal, self.folder, stage, sender.release)
 
     def end(self, stage: str, lineage: Lineage) -> None:
         """A stage is done: its report, its metrics to the last step, its inputs."""
@@ -95,10 +96,11 @@ class Tracker:
             inputs.append({"path": str(self.folder / "dedup" / "documents"), "sha256": read})
         self.journal.add("end", stage=stage, digest=entry.get("digest", ""), inputs=inputs)
 
-    def _send(self) -> None:
+    def _send(self) -> _Sender:
         if self._sender is None:
             self._sender = _Sender(self.config, self.folder, self.console)
             self._sender.start()
+        return self._sender
 
 
 class Journal:
@@ -136,11 +138,18 @@ def _asked(kind: type[BaseException]) -> bool:
 
 
 class _Watch:
-    """Notes, while a stage runs, how far training is and how busy the machine is."""
+    """Notes, while a stage runs, how far training is and how busy the machine is.
 
-    def __init__(self, journal: Journal, folder: Path, stage: str) -> None:
-        self._journal, self._stage = journal, stage
+    release: called when MLflow may have the processor: at once, or after a training's first step, for
+    importing it and making its tables take ten seconds that the start of the ranks would wait for.
+    """
+
+    def __init__(
+        self, journal: Journal, folder: Path, stage: str, release: Callable[[], None]
+    ) -> None:
+        self._journal, self._stage, self._release = journal, stage, release
         self._metrics = folder / "pretrain" / "metrics.jsonl" if stage == "pretrain" else None
+        self._before = self._written()
         self._usage, self._marked, self._looked = Usage(folder), 0, 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -153,15 +162,24 @@ class _Watch:
         self._mark()
 
     def _run(self) -> None:
-        looked = marked = time.monotonic()
+        looked = marked = begun = time.monotonic()
         while not self._over.wait(0.5):
             now = time.monotonic()
+            if self._written() != self._before or now - begun > HOLD or self._metrics is None:
+                self._release()
             if self._metrics is not None and now - marked >= MARK_EVERY:
                 marked = now
                 self._mark()
             if now - looked >= SYSTEM_EVERY:
                 looked = now
                 self._look()
+
+    def _written(self) -> int:
+        """Bytes of metrics.jsonl; 0 where there is none."""
+        try:
+            return self._metrics.stat().st_size if self._metrics is not None else 0
+        except OSError:
+            return 0
 
     def _mark(self) -> None:
         """Note that metrics.jsonl has grown to so many bytes."""
@@ -192,13 +210,18 @@ class _Sender(threading.Thread):
         self._imported = False  # which takes seconds that are not the server's
         own = tracking_uri(folder).startswith("sqlite")  # one's own disk is waited for
         self._stalled = FLUSH_SECONDS if own else STALLED
-        self._last = threading.Event()
+        self._may, self._last = threading.Event(), threading.Event()
         self.problem: str | None = None
         self.progress = time.monotonic()
+
+    def release(self) -> None:
+        """Let it begin."""
+        self._may.set()
 
     def finish(self, seconds: float) -> str | None:
         """Wait until all is sent, as long as anything moves; what stands in the way, if it is not."""
         self._last.set()
+        self.release()
         self.progress = time.monotonic()
         deadline = self.progress + seconds
         while self.is_alive() and time.monotonic() < deadline:
@@ -210,6 +233,7 @@ class _Sender(threading.Thread):
         return self.problem
 
     def run(self) -> None:
+        self._may.wait()
         wait, told = 1.0, False
         while True:
             last = self._last.is_set()  # asked before sending: what is written until then is sent

@@ -204,11 +204,12 @@ def process_group() -> Iterator[Ranks]:
 
     torchrun's ranks leave the group at the end; without that they would end in SIGABRT. A process on
     its own keeps it until it exits, for DeepSpeed keeps references to it: a notebook may train twice.
+    So does one that is in a group already, which is then its caller's to leave.
     """
     with_cuda = torch.cuda.is_available()
     quiet_deepspeed()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    alone = "RANK" not in os.environ
+    alone, joined = "RANK" not in os.environ, dist.is_initialized()
     if alone:
         os.environ.update(dict(zip(names, ("0", "1", "0", "1"), strict=True)))
     rank, world_size, local_rank, local_world_size = (int(os.environ[name]) for name in names)
@@ -218,7 +219,7 @@ def process_group() -> Iterator[Ranks]:
     backend = "nccl" if with_cuda else "gloo"
     stores = torch._C._distributed_c10d
     try:
-        if not dist.is_initialized():
+        if not joined:
             if alone:
                 own = stores.HashStore()
                 dist.init_process_group(backend, store=own, rank=0, world_size=1)
@@ -239,7 +240,7 @@ def process_group() -> Iterator[Ranks]:
         if alone:
             for name in names:
                 os.environ.pop(name, None)
-        else:
+        elif not joined:
             _leave()
 
 

@@ -12,6 +12,8 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import psutil
+
 from configs.clusters.schema import Local
 from configs.errors import InputError, NoSpace, Stopped
 from configs.progress import Log, Progress
@@ -28,6 +30,15 @@ from launch.clusters.torchrun import (
 from launch.clusters.view import View
 
 __all__ = ["Here", "dry_run", "launch", "run_ranks", "seconds_to_stop"]
+
+
+ON_THIS_MACHINE = ("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
+"""An address, not a name: nobody is asked what this machine is called."""
+
+
+def _loopback() -> dict[str, str]:
+    """For gloo, which else asks a name server for this machine's own address."""
+    return {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in psutil.net_if_addrs() else {}
 
 
 class Here:
@@ -88,9 +99,9 @@ def run_ranks(
         torchrun = Torchrun(
             folder,
             config,
-            ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"],
+            ["--nnodes", "1", "--rdzv-backend", "c10d", *ON_THIS_MACHINE],
             processes,
-            variables | (environment or {}),
+            _loopback() | variables | (environment or {}),
             folder / "logs" / "torchrun.log",
             [held],
             lambda line: views[0].say(line),

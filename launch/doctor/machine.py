@@ -13,6 +13,7 @@ import platform
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ SLOW_DISK = 100e6  # bytes per second below which checkpoints become the bottlen
 LITTLE_DISK = 20e9  # bytes free
 FILES = 65_536  # open files that a data stage with many shards may need
 SHARED_MEMORY = 1e9  # bytes of /dev/shm per GPU, which NCCL uses within a machine
+SLOW_NAME = 0.5  # seconds for the name of one's own address
 DRIVER = 525  # the oldest driver that CUDA 12 takes
 
 
@@ -48,6 +50,7 @@ def look(folder: Path) -> list[Finding]:
         _gpus,
         _memory,
         _limits,
+        _names,
         _tools,
         lambda: _disk(folder),
     ]
@@ -206,6 +209,25 @@ def _limits() -> Iterator[Finding]:
         yield Finding("memory maps", f"{count:,}", "note" if low else "ok", fix)
 
 
+def _names() -> Iterator[Finding]:
+    """How long it takes to be told what 127.0.0.1 is called, as an IPv6 socket sees it.
+
+    torch's store asks that of everyone who connects to it, some times in each start. Where /etc/hosts
+    does not say, a name server is asked, and where that one does not answer, ranks wait for it.
+    """
+    begun = time.perf_counter()
+    with suppress(OSError):
+        socket.getnameinfo(("::ffff:127.0.0.1", 0), socket.NI_NUMERICSERV)
+    seconds = time.perf_counter() - begun
+    slow = seconds > SLOW_NAME
+    yield Finding(
+        "own name",
+        f"found in {1000 * seconds:,.0f} ms",
+        "note" if slow else "ok",
+        "add a line to /etc/hosts: ::ffff:127.0.0.1 localhost" if slow else "",
+    )
+
+
 def _tools() -> Iterator[Finding]:
     ssh = _first_line("ssh", "-V")
     yield Finding(
@@ -285,7 +307,7 @@ def main(words: list[str]) -> None:
 
         found["address"] = address_here(words[2].split(","), os.environ.get("GLOO_SOCKET_IFNAME"))
     if words[1:2] == ["--slurm"]:
-        from launch.doctor.cluster import slurm_link
+        from launch.doctor.slurm import slurm_link
 
         found["link"] = slurm_link(int(words[2]))
     sys.stdout.write(json.dumps(found) + "\n")  # in one piece: tasks share the stream

@@ -3,33 +3,36 @@
 In: nothing but this machine: a small random Llama, a tokenizer made on the spot, the sample text of the
 package. Out: `Finding`s: ZeRO 1, 2 and 3 in the type that the device takes, whether their losses agree, a
 run whose rank is killed and that has to end with the same losses, packing, and the all-reduce between
-the devices. Each training is `malmoi pretrain` in a process of its own, as everybody runs it.
+the devices. What is only compared and measured runs in one start of torchrun, for most of a start is
+imports (ranks.py); the run whose rank is killed is `malmoi pretrain` as everybody runs it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from configs.files import read_json
+from launch.clusters.torchrun import rank_environment
 from launch.console import duration
 from launch.doctor.bandwidth import said
 from launch.doctor.finding import Finding
+from launch.doctor.ranks import ALL_REDUCE, PACKING
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "configs" / "sample" / "ko" / "board.jsonl.zst"
+STAGES = (1, 2, 3)
 STEPS = 12
-SEQUENCE, BATCH = 256, 8  # tokens, sequences of a step
-LIMIT = 400.0  # seconds for one training
+SEQUENCE, EACH = 256, 2  # tokens, sequences of a rank in a step
+LIMIT = 400.0  # seconds for one start of the ranks
 AGREE = {"float32": 1e-3, "bfloat16": 3e-2}
 """By how much losses of ZeRO stages may differ: they add up in other orders."""
 CONTROL = (
@@ -58,19 +61,19 @@ def try_training(say: Say) -> list[Finding]:
         make_tokenizer(folder / "tokenizer")
         with (folder / "board.jsonl").open("w", encoding="utf-8") as documents:
             documents.writelines(json.dumps({"text": text}) + "\n" for text in _texts(300))
+        for stage in STAGES:
+            _write_config(folder / f"zero-{stage}", folder / "tokenizer", stage, ranks)
+        parts = [*([ALL_REDUCE] if ranks > 1 else []), PACKING, *(f"zero-{n}" for n in STAGES)]
+        problems = _together(folder, parts, ranks, say)
         losses: dict[int, list[float]] = {}
-        for stage in (1, 2, 3):
-            say(f"ZeRO {stage}, {ranks} ranks …")
-            finding, found = _train(folder / f"zero-{stage}", folder / "tokenizer", stage, ranks)
+        for stage in STAGES:
+            finding, losses[stage] = _trained(folder, stage, problems.get(f"zero-{stage}"))
             findings.append(finding)
-            losses[stage] = found
         findings.append(_agreement(losses, folder))
         say("a rank is killed …")
         findings.append(_killed(folder, ranks, losses[2]))
-        say("packing …")
-        findings.append(_isolation())
-        say("all-reduce …")
-        findings.append(_all_reduce(ranks, cpu=not gpus))
+        findings.append(_packing(folder, problems.get(PACKING)))
+        findings.append(_all_reduce(folder, ranks, problems.get(ALL_REDUCE)))
     spent = time.monotonic() - begun
     return [*findings, Finding("time", duration(spent))]
 
@@ -116,9 +119,11 @@ def _texts(most: int) -> list[str]:
 # ── training ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _command(folder: Path, tokenizer: Path, stage: int, ranks: int) -> list[str]:
+def _write_config(folder: Path, tokenizer: Path, stage: int, ranks: int) -> Path:
+    """The config of a training in `folder`, beside it."""
     config = folder.with_suffix(".yaml")
-    tokens = STEPS * BATCH * SEQUENCE
+    batch = EACH * ranks * SEQUENCE
+    tokens = STEPS * batch
     config.write_text(
         json.dumps(
             {
@@ -134,8 +139,8 @@ def _command(folder: Path, tokenizer: Path, stage: int, ranks: int) -> list[str]
                     "documents": [str(tokenizer.parent / "board.jsonl")],
                     "tokenizer": str(tokenizer),
                     "sequence_length": SEQUENCE,
-                    "global_batch_tokens": BATCH * SEQUENCE,
-                    "micro_batch": 2,
+                    "global_batch_tokens": batch,
+                    "micro_batch": EACH,
                     "processes": ranks,
                     "zero_stage": stage,
                     "checkpoint": {"every_steps": 4, "keep": 1},
@@ -145,19 +150,41 @@ def _command(folder: Path, tokenizer: Path, stage: int, ranks: int) -> list[str]
             ensure_ascii=False,
         )
     )  # fmt: skip
-    return [sys.executable, "-m", "launch.cli", "pretrain", str(config)]
+    return config
 
 
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {"PYTHONPATH": path}
+def _together(folder: Path, parts: Sequence[str], ranks: int, say: Say) -> dict[str, str]:
+    """All parts in one start of the ranks, and in another one what a part that failed has left.
+
+    The parts that failed → why.
+    """
+    problems: dict[str, str] = {}
+    left = list(parts)
+    while left:
+        say(f"{', '.join(left)}: {ranks} ranks …")
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        words += ["--nproc-per-node", str(ranks), "-m", "launch.doctor.ranks", str(folder), *left]
+        status, last = _run(words, ranks)
+        left = [part for part in left if not (folder / f"{part}.found.json").is_file()]
+        if not left:
+            break
+        failed = left.pop(0)
+        told = folder / f"{failed}.problem"
+        said = told.read_text(encoding="utf-8") if told.is_file() else ""
+        problems[failed] = (said or last or f"status {status}").strip()[:160]
+    return problems
 
 
-def _run(command: list[str], while_running: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """A training to its end: its status, and its last line."""
+def _run(
+    command: list[str], ranks: int, while_running: Callable[[int], None] | None = None
+) -> tuple[int, str]:
+    """A program to its end: its status, and its last line."""
+    import torch
+
+    on_cpu = not torch.cuda.is_available()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, encoding="utf-8", errors="replace", env=_environment(),
+        text=True, encoding="utf-8", errors="replace", env=rank_environment("auto", ranks, on_cpu=on_cpu, more={}),
     )  # fmt: skip
     deadline = time.monotonic() + LIMIT
     try:
@@ -182,11 +209,14 @@ def _run(command: list[str], while_running: Callable[[int], None] | None = None)
     return process.returncode, lines[-1].strip() if lines else ""
 
 
-def _train(folder: Path, tokenizer: Path, stage: int, ranks: int) -> tuple[Finding, list[float]]:
-    status, last = _run(_command(folder, tokenizer, stage, ranks))
+def _trained(place: Path, stage: int, problem: str | None) -> tuple[Finding, list[float]]:
+    """What the training with a ZeRO stage has left, and its losses; none where it failed."""
+    folder = place / f"zero-{stage}"
     steps = losses_of(folder)
-    if status or len(steps) != STEPS:
-        return Finding(f"ZeRO {stage}", f"failed: {last[:160]}", "wrong", "see the message"), []
+    if problem is None and len(steps) != STEPS:
+        problem = f"{len(steps)} of {STEPS} steps were taken"
+    if problem is not None:
+        return Finding(f"ZeRO {stage}", f"failed: {problem}", "wrong", "see the message"), []
     report = json.loads((folder / "pretrain" / "report.json").read_text())
     rates = sorted(step["tokens_per_second"] for step in steps[2:])
     losses = [float(step["loss"]) for step in steps]
@@ -241,7 +271,9 @@ def _killed(folder: Path, ranks: int, whole: list[float]) -> Finding:
             killed.append(time.monotonic())
             return
 
-    status, last = _run(_command(run, folder / "tokenizer", 2, ranks), kill)
+    config = _write_config(run, folder / "tokenizer", 2, ranks)
+    words = [sys.executable, "-m", "launch.cli", "pretrain", str(config)]
+    status, last = _run(words, ranks, kill)
     what = "a rank killed"
     if not whole:
         return Finding(what, "nothing to compare with", "note")
@@ -274,10 +306,10 @@ def _ranks(launcher: int) -> list[psutil.Process]:
 # ── packing, all-reduce ─────────────────────────────────────────────────────────────────────────
 
 
-def _isolation() -> Finding:
-    found, problem = _json_of([[sys.executable, "-m", "launch.doctor.isolation"]])
-    if found is None:
+def _packing(folder: Path, problem: str | None) -> Finding:
+    if problem is not None:
         return Finding("packing", f"could not be asked: {problem}", "wrong", "see the message")
+    found = read_json(folder / f"{PACKING}.found.json")
     told = (
         f"{found['attention']}, {found['dtype']}: documents apart to {found['difference']:.1e} "
         f"({found['leak']:.1e} if they saw each other)"
@@ -286,45 +318,14 @@ def _isolation() -> Finding:
     return Finding("packing", told, "ok" if found["apart"] else "wrong", fix)
 
 
-def _all_reduce(ranks: int, *, cpu: bool) -> Finding:
+def _all_reduce(folder: Path, ranks: int, problem: str | None) -> Finding:
+    if problem is not None:
+        return Finding("all-reduce", f"failed: {problem}", "wrong", "see the message")
     if ranks < 2:
         return Finding("all-reduce", "one device: there is nothing to exchange")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "launch.doctor.bandwidth", "--of", str(ranks)]
-    words += ["--meet", f"127.0.0.1:{port}", "--seconds", "2", *(["--cpu"] if cpu else [])]
-    found, problem = _json_of([[*words, "--rank", str(rank)] for rank in range(ranks)])
-    if found is None:
-        return Finding("all-reduce", f"failed: {problem}", "wrong", "see the message")
+    found = read_json(folder / f"{ALL_REDUCE}.found.json")
     return Finding(
         "all-reduce",
         f"{said(found['bits_per_second'])} among {ranks} ({found['backend']}), "
         f"{1e6 * found['latency_seconds']:,.0f} µs",
     )
-
-
-def _json_of(commands: list[list[str]]) -> tuple[dict[str, Any] | None, str]:
-    """Run programs side by side; what the first one prints, or the last line of one that failed."""
-    running = [
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env=_environment(),
-        )
-        for command in commands
-    ]  # fmt: skip
-    try:
-        ends = [process.communicate(timeout=LIMIT) for process in running]
-    except subprocess.TimeoutExpired:
-        return None, f"no answer in {duration(LIMIT)}"
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    for process, (_, told) in zip(running, ends, strict=True):
-        if process.returncode:
-            return None, (told.strip() or f"status {process.returncode}").splitlines()[-1][:160]
-    try:
-        return dict(json.loads(ends[0][0].strip().splitlines()[-1])), ""
-    except (ValueError, IndexError):
-        return None, "an answer that is no JSON"

@@ -32,6 +32,8 @@ from tiny_run import WORDS, make_config, make_documents, make_tokenizer, sentenc
 from two_hosts import TwoHosts, two_hosts  # noqa: E402
 
 from configs.load import dump  # noqa: E402
+from launch.lineage import Lineage  # noqa: E402
+from launch.run import decide  # noqa: E402
 
 MALMOI = [sys.executable, "-m", "launch.cli"]
 BASE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
@@ -70,6 +72,9 @@ def prepared(hosts: TwoHosts, name: str, **keys: Any) -> tuple[str, Path]:
     (folder / "logs").mkdir(parents=True)
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
     prepare(config, folder)
+    lineage = Lineage(folder)  # else the launch takes it for another's, and makes all of it again
+    decision = decide(config, lineage, "pretrain")
+    lineage.begin("pretrain", decision.keys, decision.inputs)
     path = hosts.shared / f"{name}.yaml"
     path.write_text(dump(config), encoding="utf-8")
     return str(path), folder
@@ -103,21 +108,29 @@ def bare(hosts: TwoHosts, folder: Path, port: int) -> list[subprocess.Popen[Any]
     return started
 
 
-def wait_for_step(folder: Path, step: int) -> float:
+def wait_for_step(folder: Path, step: int, running: list[subprocess.Popen[Any]]) -> float:
     begun = time.monotonic()
     while len(steps(folder)) < step:
         time.sleep(0.02)
+        ended = [process.returncode for process in running if process.poll() is not None]
+        if ended:
+            raise SystemExit(f"ended with {ended} before step {step}; see {folder / 'logs'}")
         if time.monotonic() - begun > 180:
             raise SystemExit(f"no step {step} within three minutes; see {folder / 'logs'}")
     return time.monotonic() - begun
 
 
-def end(processes: list[subprocess.Popen[Any]]) -> None:
+def end(processes: list[subprocess.Popen[Any]], folder: Path) -> None:
+    """Kill what was started, and wait until agents have noticed and no rank is left to be in the way."""
     for process in processes:
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
         process.wait()
-    time.sleep(3)  # agents notice
+    deadline = time.monotonic() + 120
+    while any(names(process, folder) for process in psutil.process_iter()):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"ranks of {folder} do not end")
+        time.sleep(0.2)
 
 
 def measure_start(hosts: TwoHosts, times: int) -> None:
@@ -129,9 +142,9 @@ def measure_start(hosts: TwoHosts, times: int) -> None:
             running = (
                 launched(hosts, config) if kind == "launch" else bare(hosts, folder, 29500 + number)
             )
-            wait_for_step(folder, 1)
+            wait_for_step(folder, 1, running)
             taken[kind].append(time.monotonic() - begun)
-            end(running)
+            end(running, folder)
             print(f"  {kind}: {taken[kind][-1]:.1f} s", flush=True)
     one, two = (statistics.median(values) for values in taken.values())
     print(f"start to first step: torchrun {one:.1f} s, launch {two:.1f} s, {two / one:.2f}×")
@@ -141,22 +154,29 @@ def measure_kill(hosts: TwoHosts, times: int) -> None:
     config, folder = prepared(hosts, "kill", max_restarts=times + 1)
     running = launched(hosts, config)
     taken = []
-    wait_for_step(folder, 25)
+    wait_for_step(folder, 25, running)
     for _ in range(times):
         victims = [p for p in psutil.process_iter() if is_rank(p, folder)]
         done = len(steps(folder))
         victims[-1].kill()
-        taken.append(wait_for_step(folder, done + 1))
-        wait_for_step(folder, done + 25)
-    end(running)
+        taken.append(wait_for_step(folder, done + 1, running))
+        wait_for_step(folder, done + 25, running)
+    end(running, folder)
     said = ", ".join(f"{seconds:.1f}" for seconds in taken)
     print(f"kill to next good step: {said} s")
 
 
+def names(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process was started with this run folder: an agent, torchrun, a rank."""
+    try:
+        return process.is_running() and str(folder) in process.cmdline()
+    except psutil.Error:
+        return False
+
+
 def is_rank(process: psutil.Process, folder: Path) -> bool:
     try:
-        words = process.cmdline()
-        return str(folder) in words and "RANK" in process.environ()
+        return names(process, folder) and "RANK" in process.environ()
     except psutil.Error:
         return False
 
@@ -173,8 +193,8 @@ def measure_speed(hosts: TwoHosts) -> None:
         else:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             running = [hosts.popen(0, [*MALMOI, "pretrain", config], **quiet)]
-        wait_for_step(folder, 25)
-        end(running)
+        wait_for_step(folder, 25, running)
+        end(running, folder)
         figures[kind] = statistics.median(e["tokens_per_second"] for e in steps(folder)[5:])
     one, two = figures.values()
     print(f"tokens/s: one host {one:,.0f}, two hosts {two:,.0f}, {two / one:.2f}×")
