@@ -165,6 +165,8 @@ def decode_all(data, start, end, points):  # type: ignore[no-untyped-def]
     points: room for one more than there are. Decodes without branches, first every byte as if a
     character began there and then those where one does: Korean text changes between one byte and three
     at every word, which no processor foresees, so that decoding one by one took nearly twice as long.
+    Numba's cache looks at the file of the caller alone: who changes this touches copies/minhash.py and
+    text/points.py too, or they go on with the old one.
     """
     codes = np.empty(_BLOCK, np.uint32)
     lead = np.empty(_BLOCK, np.uint8)

@@ -9,6 +9,7 @@ would not mend them. When torchrun dies its ranks die too: nobody else would eve
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -61,7 +62,8 @@ def main(folder: Path) -> int:
         if not full:
             traceback.print_exc()
             return 1
-        line = f"{_host()}{no_space(error, min(full, key=_free))}"
+        quota = getattr(error, "errno", None) == errno.EDQUOT  # which no disk shows
+        line = f"{_host()}{no_space(error, full[0] if quota else min(full, key=_free))}"
         _remove_halves(stage)
         outcome = {"status": "full", "lines": [line]}
     if rank == 0 or outcome["status"] in ("error", "full"):

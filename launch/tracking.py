@@ -208,8 +208,8 @@ class _Sender(threading.Thread):
         self._config, self._folder, self._console = config, folder, console
         self._mirror: Mirror | None = None
         self._imported = False  # which takes seconds that are not the server's
-        own = tracking_uri(folder).startswith("sqlite")  # one's own disk is waited for
-        self._stalled = FLUSH_SECONDS if own else STALLED
+        self._own = tracking_uri(folder).startswith("sqlite")  # one's own disk is waited for
+        self._stalled = FLUSH_SECONDS if self._own else STALLED
         self._may, self._last = threading.Event(), threading.Event()
         self.problem: str | None = None
         self.progress = time.monotonic()
@@ -219,14 +219,23 @@ class _Sender(threading.Thread):
         self._may.set()
 
     def finish(self, seconds: float) -> str | None:
-        """Wait until all is sent, as long as anything moves; what stands in the way, if it is not."""
+        """Wait until all is sent, as long as anything moves; what stands in the way, if it is not.
+
+        seconds: given to the server, from when MLflow is imported; one's own disk gets FLUSH_SECONDS.
+        """
         self._last.set()
         self.release()
-        self.progress = time.monotonic()
-        deadline = self.progress + seconds
-        while self.is_alive() and time.monotonic() < deadline:
+        seconds = FLUSH_SECONDS if self._own else seconds
+        begun = self.progress = time.monotonic()
+        imported = self._imported
+        while self.is_alive():
             self.join(0.1)
-            if self._imported and time.monotonic() - self.progress > self._stalled:
+            now = time.monotonic()
+            if self._imported and not imported:
+                begun, imported = now, True
+            if now - begun > (seconds if imported else FLUSH_SECONDS):
+                break
+            if imported and now - self.progress > self._stalled:
                 break
         if self.is_alive():
             return self.problem or "the server did not answer in time"

@@ -13,10 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.errors import InputError
-from configs.files import read_json
+from configs.files import read_json, sha256
 from configs.schema import Config
 from pretrain.checkpoints.identity import identify
-from pretrain.data.tokens import open_tokens
+from pretrain.data.tokens import Tokens, open_tokens
 
 
 def is_prepared(config: Config, folder: Path) -> bool:
@@ -36,7 +36,19 @@ def is_prepared(config: Config, folder: Path) -> bool:
     if not (base / "malmoi_rows.json").is_file() or not any(base.glob("*.safetensors")):
         return False
     try:
-        own = identify(config, open_tokens(stage / "tokens", verify=True)).digest
-        return bool(read_json(stage / "prepared.json")["identity"] == own)
+        tokens = open_tokens(stage / "tokens", verify=True)
+        tokenizer = Path(settings.tokenizer or folder / "tokenizer") / "tokenizer.json"
+        if sha256(tokenizer) != tokens.tokenizer_sha256 or not _planned(tokens):
+            return False
+        return bool(
+            read_json(stage / "prepared.json")["identity"] == identify(config, tokens).digest
+        )
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return False
+
+
+def _planned(tokens: Tokens) -> bool:
+    """Whether the packing is there with its digests; else every rank would pack all documents at once."""
+    pieces = list((tokens.folder / "plans" / tokens.digest[:16]).glob("*.pieces.npy"))
+    records = [path.with_name(path.name.removesuffix(".pieces.npy") + ".json") for path in pieces]
+    return bool(records) and all(record.is_file() for record in records)

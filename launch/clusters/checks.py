@@ -135,7 +135,7 @@ def _wrong(said: Mapping[str, Any], folder: Path, *, upload: bool) -> list[str]:
             "at the same place (NFS, Lustre, …): name such a folder with dir=…"
             + (UPLOAD if upload else "")
         )
-    if said["full"]:
+    if said.get("full"):  # an older malmoi, which was told of above, does not look
         lines.append(
             f"{said['full']}: no space left on the device for temporary files; free some, or name "
             "another folder: environment: {TMPDIR: …}"

@@ -29,14 +29,22 @@ from launch.clusters.torchrun import (
 )
 from launch.clusters.view import View
 
-__all__ = ["Here", "dry_run", "launch", "run_ranks", "seconds_to_stop"]
+__all__ = [
+    "ON_THIS_MACHINE",
+    "Here",
+    "dry_run",
+    "launch",
+    "loopback",
+    "run_ranks",
+    "seconds_to_stop",
+]
 
 
 ON_THIS_MACHINE = ("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
 """An address, not a name: nobody is asked what this machine is called."""
 
 
-def _loopback() -> dict[str, str]:
+def loopback() -> dict[str, str]:
     """For gloo, which else asks a name server for this machine's own address."""
     return {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in psutil.net_if_addrs() else {}
 
@@ -101,7 +109,7 @@ def run_ranks(
             config,
             ["--nnodes", "1", "--rdzv-backend", "c10d", *ON_THIS_MACHINE],
             processes,
-            _loopback() | variables | (environment or {}),
+            loopback() | variables | (environment or {}),
             folder / "logs" / "torchrun.log",
             [held],
             lambda line: views[0].say(line),

@@ -121,7 +121,7 @@ def _options(job: Job, stages: list[str]) -> list[str]:
     cluster = _cluster(job)
     data_only, array = "pretrain" not in stages, _tasks(cluster, stages)
     fewest = _fewest(cluster)
-    if fewest < cluster.nodes and cluster.cpus is None:
+    if fewest < cluster.nodes and cluster.cpus is None and array == 1:
         raise InputError(
             f"{job.cluster_source}: min_nodes: needs cpus beside it (processors of each machine); "
             "without them Slurm gives the fewest machines, however many are free"

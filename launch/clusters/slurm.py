@@ -194,7 +194,8 @@ def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None
         except (KeyboardInterrupt, Stopped) as stop:
             asked += 1
             interrupted = interrupted or type(stop)
-            _stop(number, last, all_numbers, hard=asked > 1, log=log)
+            if not _stop(number, last, all_numbers, hard=asked > 1, log=log) and asked > 1:
+                raise interrupted from None
     output.show()
     # both are Slurm's words for the end of the machine that the script ran on
     failed = last.name == "NODE_FAIL" or (ran and last.why == "JobLaunchFailure")
@@ -203,18 +204,30 @@ def _follow(number: str, job: Job, log: Log, all_numbers: Sequence[str]) -> None
     _end(number, last, job, output, interrupted)
 
 
-def _stop(number: str, state: State, numbers: Sequence[str], *, hard: bool, log: Log) -> None:
-    """Ask a running job to save and leave; cancel one that waits, and one that was asked before."""
+def _stop(number: str, state: State, numbers: Sequence[str], *, hard: bool, log: Log) -> bool:
+    """Ask a running job to save and leave; cancel one that waits, and one that was asked before.
+
+    Whether Slurm took it: a controller that is away does not.
+    """
+    now = _state(number) or state  # it may have started since it was looked at
+    state = state if now.name == SILENT else now
     later = numbers[numbers.index(number) + 1 :]
     for other in later:
         _ask(["scancel", other])
     if hard or state.name == "PENDING":
-        _ask(["scancel", number])
+        done = _ask(["scancel", number])
         said = f"job {number} cancelled"
     else:
-        _ask(["scancel", "--batch", "--signal=TERM", number])
+        done = _ask(["scancel", "--batch", "--signal=TERM", number])
         said = f"job {number} asked to save and stop; once more Ctrl-C cancels it"
-    log(Progress("launch", "stopping", message=said))
+    if taken := done.returncode == 0:
+        log(Progress("launch", "stopping", message=said))
+    else:
+        why = (done.stderr.strip() or f"scancel ended with {done.returncode}").splitlines()[-1]
+        said = f"job {number} goes on, for Slurm did not take the request ({why}); "
+        said += f"later: scancel {number}" if hard else "once more Ctrl-C leaves it to itself"
+        log(Progress("launch", "event", unit=EVENT, message=said))
+    return taken
 
 
 def _end(

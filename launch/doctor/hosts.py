@@ -106,7 +106,7 @@ def _clock(ssh: list[str]) -> tuple[float, float, str]:
     lies somewhere between when it was asked and when it came back.
     """
     process = subprocess.Popen(
-        [*ssh, "while read -r asked; do date +%s.%N; done"],
+        [*ssh, "sh -c 'while read -r asked; do date +%s.%N; done'"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None

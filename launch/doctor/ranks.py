@@ -13,6 +13,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def main(folder: Path, parts: Sequence[str]) -> None:
                 found = _do(part, folder, ranks)
             except BaseException as error:
                 words = (str(error).strip() or type(error).__name__).splitlines()[0]
-                (folder / f"{part}.problem").write_text(words, encoding="utf-8")
+                with suppress(FileExistsError):  # the first one has the cause, the others lost it
+                    (folder / f"{part}.problem").open("x", encoding="utf-8").write(words)
                 raise
             if ranks.first:
                 write_json(folder / f"{part}.found.json", found)

@@ -48,7 +48,8 @@ def by_slurm(cluster: Slurm, folder: Path) -> list[Finding]:
         program = [*inside, cluster.container, *program]
     if cluster.setup:
         program = ["bash", "-c", "\n".join([*cluster.setup, f"exec {shlex.join(program)}"])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | cluster.environment
+    tree = {} if cluster.container else {"PYTHONPATH": str(ROOT)}  # a container has its own
+    environment = os.environ | tree | cluster.environment
     if cluster.interface:
         environment |= dict.fromkeys(
             ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cluster.interface

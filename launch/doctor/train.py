@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from configs.files import read_json
+from launch.clusters.local import ON_THIS_MACHINE, loopback
 from launch.clusters.torchrun import rank_environment
 from launch.console import duration
 from launch.doctor.bandwidth import said
@@ -162,16 +163,28 @@ def _together(folder: Path, parts: Sequence[str], ranks: int, say: Say) -> dict[
     left = list(parts)
     while left:
         say(f"{', '.join(left)}: {ranks} ranks …")
-        words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        words += ["--nproc-per-node", str(ranks), "-m", "launch.doctor.ranks", str(folder), *left]
+        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1"]
+        words += [
+            "--rdzv-backend",
+            "c10d",
+            *ON_THIS_MACHINE,
+            "--nproc-per-node",
+            str(ranks),
+            "-m",
+            "launch.doctor.ranks",
+            str(folder),
+            *left,
+        ]
         status, last = _run(words, ranks)
-        left = [part for part in left if not (folder / f"{part}.found.json").is_file()]
+        asked, left = left, [p for p in left if not (folder / f"{p}.found.json").is_file()]
         if not left:
             break
-        failed = left.pop(0)
-        told = folder / f"{failed}.problem"
+        told = folder / f"{left[0]}.problem"
         said = told.read_text(encoding="utf-8") if told.is_file() else ""
-        problems[failed] = (said or last or f"status {status}").strip()[:160]
+        why = (said or last or f"status {status}").strip()[:160]
+        if left == asked and not said:  # no rank came as far as a part: none ever will
+            return problems | dict.fromkeys(left, why)
+        problems[left.pop(0)] = why
     return problems
 
 
@@ -184,7 +197,7 @@ def _run(
     on_cpu = not torch.cuda.is_available()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, encoding="utf-8", errors="replace", env=rank_environment("auto", ranks, on_cpu=on_cpu, more={}),
+        text=True, encoding="utf-8", errors="replace", env=rank_environment("auto", ranks, on_cpu=on_cpu, more=loopback()),
     )  # fmt: skip
     deadline = time.monotonic() + LIMIT
     try:
@@ -205,7 +218,7 @@ def _run(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-    lines = [line for line in told.splitlines() if line.strip()]
+    lines = [line for line in told.splitlines() if line.strip(" =-")]
     return process.returncode, lines[-1].strip() if lines else ""
 
 

@@ -13,6 +13,7 @@ open bins are kept in one stack per free space and the best one is found by coun
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,15 @@ def open_plan(
 
 
 def _sound(paths: list[Path], record: Path) -> bool:
-    """Whether the files are those that were recorded; hashed only where they have changed since."""
+    """Whether the files are those that were recorded; hashed only where they have changed since.
+
+    Without a record they are taken as they are, and recorded: an older version wrote none.
+    """
+    if not record.exists():
+        if not all(path.is_file() for path in paths):
+            return False
+        _record(record, digests(paths, {}))
+        return True
     try:
         noted = {name: (list(stamp), digest) for name, (stamp, digest) in read_json(record).items()}
         before = {str(path): noted[path.name] for path in paths}
@@ -148,7 +157,8 @@ def _sound(paths: list[Path], record: Path) -> bool:
 
 
 def _record(path: Path, found: Seen) -> None:
-    write_json(path, {Path(name).name: value for name, value in found.items()})
+    with suppress(OSError):  # somebody else's run may be read, and has no need of a record
+        write_json(path, {Path(name).name: value for name, value in found.items()})
 
 
 def _save(path: Path, array: NDArray) -> None:

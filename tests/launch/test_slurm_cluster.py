@@ -189,6 +189,7 @@ def test_ctrl_c_asks_the_job_to_stop_and_the_same_command_goes_on(cluster: Slurm
     launched.wait_for(lambda: (shared / "run" / "lineage.json").exists())
     held = driver(shared / "run")  # it must not be done before it is asked
     held.suspend()
+    launched.wait_for(lambda: "running on" in launched.told())  # one that waits is cancelled
     launched.ctrl_c()
     launched.wait_for(lambda: "asked to save and stop" in launched.told())
     held.resume()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -288,11 +288,12 @@ def slowed(process: psutil.Process) -> Iterator[None]:
     over = threading.Event()
 
     def pulse() -> None:
-        while not over.is_set():
-            process.suspend()
-            over.wait(0.06)
-            process.resume()
-            over.wait(0.01)
+        with suppress(psutil.NoSuchProcess):
+            while not over.is_set():
+                process.suspend()
+                over.wait(0.06)
+                process.resume()
+                over.wait(0.01)
 
     thread = threading.Thread(target=pulse)
     thread.start()
