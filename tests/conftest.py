@@ -24,10 +24,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests: file by file, and all that need a finished run in one of them."""
+    """Two processes share the tests: file by file, and what names a group, or needs a finished run, in one.
+
+    Two Slurm clusters at a time would share the kernel's control groups, and break each other.
+    """
     for item in items:
-        needs_run = "river" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("river" if needs_run else str(item.path)))
+        if item.get_closest_marker("xdist_group") is None:
+            needs_run = "river" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("river" if needs_run else str(item.path)))
 
 
 @pytest.fixture(scope="session")
