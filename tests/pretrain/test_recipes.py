@@ -92,6 +92,7 @@ def test_a_recipe_runs_with_another_base_and_other_token_counts_alone(
         f"pretrain.documents=['{pairs}/*.parquet']",
         f"pretrain.tokenizer={tokenizer}",
         "pretrain.sequence_length=64",
+        "pretrain.threads=1",  # two that wait for each other on busy cores take ten times as long
         "pretrain.global_batch_tokens=512",
     ]
     for number, phase in enumerate(load(name).pretrain.phases):  # type: ignore[union-attr]
